@@ -1,0 +1,21 @@
+# Everything here is a Debian 12 package; tests/run.sh and packaging/build.sh install them by name.
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(tl-expected REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(tomlplusplus REQUIRED)
+find_package(Boost 1.74 REQUIRED)
+find_package(cppzmq REQUIRED)
+
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(Systemd REQUIRED IMPORTED_TARGET libsystemd)
+pkg_check_modules(Utf8proc REQUIRED IMPORTED_TARGET libutf8proc)
+pkg_check_modules(Xxhash REQUIRED IMPORTED_TARGET libxxhash)
+
+if(DS4_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+if(DS4_BENCHMARKS)
+  find_package(benchmark REQUIRED)
+endif()
