@@ -173,8 +173,7 @@ struct Reply {
   std::optional<NodeStatus> status;
 };
 
-/// JSON texts. Bytes that are not UTF-8 are replaced, texts beyond the limits are cut, so encoding
-/// never fails and a peer of this version always accepts the result.
+/// JSON texts. Bytes that are not UTF-8 become U+FFFD, so encoding never fails.
 std::string encode(const Request& request);
 std::string encode(const Reply& reply);
 

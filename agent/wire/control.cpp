@@ -1,0 +1,117 @@
+#include "agent/wire/control.h"
+
+#include <array>
+
+#include "agent/wire/json_fields.h"
+#include "agent/wire/status_json.h"
+
+namespace ds4::wire {
+namespace {
+
+template <typename... Visitors>
+struct Overloaded : Visitors... {
+  using Visitors::operator()...;
+};
+template <typename... Visitors>
+Overloaded(Visitors...) -> Overloaded<Visitors...>;
+
+// In the order of Request::body's alternatives.
+constexpr std::array<std::string_view, 5> kRequestNames = {"status", "prepare", "commit", "abort",
+                                                           "release"};
+
+ErrorCode error_code_from(std::string_view name) {
+  for (int i = 0; i <= static_cast<int>(ErrorCode::kInternal); ++i) {
+    const auto code = static_cast<ErrorCode>(i);
+    if (to_string(code) == name) return code;
+  }
+  return ErrorCode::kInternal;  // a newer peer's code: its sentence still says what happened
+}
+
+void read_body(Fields& fields, std::string_view name, Request& request) {
+  if (name == "status") {
+    request.body = StatusRequest{};
+  } else if (name == "prepare") {
+    auto& prepare = request.body.emplace<PrepareRequest>();
+    fields.u64("epoch", prepare.epoch);
+    fields.name("fingerprint", prepare.fingerprint);
+    read_route(fields, prepare.route);
+    fields.name("you", prepare.you);
+  } else if (name == "commit") {
+    fields.u64("epoch", request.body.emplace<CommitRequest>().epoch);
+  } else if (name == "abort") {
+    fields.u64("epoch", request.body.emplace<AbortRequest>().epoch);
+  } else if (name == "release") {
+    request.body = ReleaseRequest{};
+  } else {
+    fields.reject("request", "status, prepare, commit, abort or release");
+  }
+}
+
+}  // namespace
+
+std::string_view name_of(const Request& request) {
+  return kRequestNames[request.body.index()];
+}
+
+std::string encode(const Request& request) {
+  Json json = {{"id", request.id}, {"request", name_of(request)}};
+  std::visit(Overloaded{[&](const PrepareRequest& prepare) {
+                          json["epoch"] = prepare.epoch;
+                          json["fingerprint"] = prepare.fingerprint;
+                          json["route"] = to_json(prepare.route);
+                          json["you"] = prepare.you;
+                        },
+                        [&](const CommitRequest& commit) { json["epoch"] = commit.epoch; },
+                        [&](const AbortRequest& abort) { json["epoch"] = abort.epoch; },
+                        [](const auto&) {}},
+             request.body);
+  return dump(json);
+}
+
+std::string encode(const Reply& reply) {
+  Json json = {{"id", reply.id}, {"ok", !reply.error.has_value()}};
+  if (reply.error) {
+    json["error"] = {{"code", to_string(reply.error->code)}, {"message", reply.error->message}};
+  }
+  if (reply.status) json["status"] = to_json(*reply.status);
+  return dump(json);
+}
+
+Result<Request> decode_request(std::string_view text) {
+  DS4_ASSIGN(const ParsedJson json, parse_object(text));
+  std::optional<Error> error;
+  Fields fields(json, "request", error);
+  Request request;
+  std::string name;
+  fields.u64("id", request.id);
+  fields.name("request", name);
+  read_body(fields, name, request);
+  if (error) return tl::unexpected<Error>(std::move(*error));
+  return request;
+}
+
+Result<Reply> decode_reply(std::string_view text) {
+  DS4_ASSIGN(const ParsedJson json, parse_object(text));
+  std::optional<Error> error;
+  Fields fields(json, "reply", error);
+  Reply reply;
+  fields.u64("id", reply.id);
+  bool ok = false;
+  fields.boolean("ok", ok);
+  if (!ok) {
+    fields.object("error", [&](Fields& inner) {
+      std::string code;
+      inner.name("code", code);
+      reply.error.emplace();
+      inner.text("message", reply.error->message);
+      reply.error->code = error_code_from(code);
+    });
+  }
+  if (fields.has_object("status")) {
+    fields.object("status", [&](Fields& inner) { read(inner, reply.status.emplace()); });
+  }
+  if (error) return tl::unexpected<Error>(std::move(*error));
+  return reply;
+}
+
+}  // namespace ds4::wire

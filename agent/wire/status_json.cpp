@@ -1,0 +1,200 @@
+#include "agent/wire/status_json.h"
+
+#include <array>
+
+namespace ds4::wire {
+namespace {
+
+// More than any model has tensors; bounds what a peer can make us hold.
+constexpr std::size_t kMaxIntervals = 32768;
+
+constexpr std::array kNodeStates = {
+    NodeState::kIdle,  NodeState::kLoading,  NodeState::kPrepared, NodeState::kJoining,
+    NodeState::kReady, NodeState::kDegraded, NodeState::kFailed,   NodeState::kStopping,
+};
+constexpr std::array kPreparePhases = {PreparePhase::kLoading, PreparePhase::kPrepared,
+                                       PreparePhase::kFailed};
+
+template <typename Enum, std::size_t N>
+void read_enum(Fields& fields, const char* key, const std::array<Enum, N>& all, Enum& out) {
+  std::string text;
+  fields.name(key, text);
+  for (const Enum one : all) {
+    if (to_string(one) == text) {
+      out = one;
+      return;
+    }
+  }
+  fields.reject(key, "one of the known states");
+}
+
+Json to_json(const ByteInterval& interval) {
+  return {{"offset", interval.offset}, {"bytes", interval.bytes}};
+}
+
+Json to_json(const ResidentReport& resident) {
+  return {{"mapped_bytes", resident.mapped_bytes},
+          {"incore_bytes", resident.incore_bytes},
+          {"locked_bytes", resident.locked_bytes},
+          {"device_bytes", resident.device_bytes},
+          {"outside_cover_bytes", resident.outside_cover_bytes},
+          {"load_peak_bytes", resident.load_peak_bytes}};
+}
+
+Json to_json(const Preparation& preparation) {
+  return {{"epoch", preparation.epoch},
+          {"phase", to_string(preparation.phase)},
+          {"layers", preparation.layers},
+          {"detail", preparation.detail}};
+}
+
+void read(Fields& fields, ByteInterval& interval) {
+  fields.u64("offset", interval.offset);
+  fields.u64("bytes", interval.bytes);
+}
+
+void read(Fields& fields, CoverReport& cover) {
+  fields.u64("file_bytes", cover.file_bytes);
+  fields.u64("page_bytes", cover.page_bytes);
+  fields.u64("tensor_bytes", cover.tensor_bytes);
+  fields.u64("cover_bytes", cover.cover_bytes);
+  fields.u64("spans", cover.spans);
+  fields.array("intervals", kMaxIntervals,
+               [&](Fields& inner) { read(inner, cover.intervals.emplace_back()); });
+  fields.object("hull", [&](Fields& inner) { read(inner, cover.hull); });
+}
+
+void read(Fields& fields, ResidentReport& resident) {
+  fields.u64("mapped_bytes", resident.mapped_bytes);
+  fields.u64("incore_bytes", resident.incore_bytes);
+  fields.u64("locked_bytes", resident.locked_bytes);
+  fields.u64("device_bytes", resident.device_bytes);
+  fields.u64("outside_cover_bytes", resident.outside_cover_bytes);
+  fields.u64("load_peak_bytes", resident.load_peak_bytes);
+}
+
+void read(Fields& fields, Preparation& preparation) {
+  fields.u64("epoch", preparation.epoch);
+  read_enum(fields, "phase", kPreparePhases, preparation.phase);
+  fields.name("layers", preparation.layers);
+  fields.text("detail", preparation.detail);
+}
+
+}  // namespace
+
+std::string_view to_string(NodeState state) {
+  switch (state) {
+    case NodeState::kIdle:
+      return "idle";
+    case NodeState::kLoading:
+      return "loading";
+    case NodeState::kPrepared:
+      return "prepared";
+    case NodeState::kJoining:
+      return "joining";
+    case NodeState::kReady:
+      return "ready";
+    case NodeState::kDegraded:
+      return "degraded";
+    case NodeState::kFailed:
+      return "failed";
+    case NodeState::kStopping:
+      return "stopping";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(PreparePhase phase) {
+  switch (phase) {
+    case PreparePhase::kLoading:
+      return "loading";
+    case PreparePhase::kPrepared:
+      return "prepared";
+    case PreparePhase::kFailed:
+      return "failed";
+  }
+  return "unknown";
+}
+
+Json to_json(const CoverReport& cover) {
+  Json intervals = Json::array();
+  for (const ByteInterval& interval : cover.intervals) intervals.push_back(to_json(interval));
+  return {{"file_bytes", cover.file_bytes},
+          {"page_bytes", cover.page_bytes},
+          {"tensor_bytes", cover.tensor_bytes},
+          {"cover_bytes", cover.cover_bytes},
+          {"spans", cover.spans},
+          {"intervals", std::move(intervals)},
+          {"hull", to_json(cover.hull)}};
+}
+
+Json to_json(const std::vector<StageSpec>& route) {
+  Json stages = Json::array();
+  for (const StageSpec& stage : route) {
+    stages.push_back({{"node", stage.node}, {"address", stage.address}, {"layers", stage.layers}});
+  }
+  return stages;
+}
+
+Json to_json(const NodeStatus& status) {
+  Json json = {{"name", status.name},
+               {"state", to_string(status.state)},
+               {"detail", status.detail},
+               {"version", status.version},
+               {"model", status.model},
+               {"fingerprint", status.fingerprint},
+               {"block_count", status.block_count},
+               {"layers", status.layers},
+               {"epoch", status.epoch}};
+  json["preparation"] = status.preparation ? to_json(*status.preparation) : Json();
+  json["cover"] = to_json(status.cover);
+  json["resident"] = to_json(status.resident);
+  json["sessions"] = status.sessions;
+  json["kv_bytes"] = status.kv_bytes;
+  json["load"] = {{"bytes_done", status.load.bytes_done}, {"bytes_total", status.load.bytes_total}};
+  json["route"] = to_json(status.route);
+  return json;
+}
+
+void read_route(Fields& fields, std::vector<StageSpec>& route) {
+  fields.array("route", kMaxStages, [&](Fields& inner) {
+    StageSpec& stage = route.emplace_back();
+    inner.name("node", stage.node);
+    inner.name("address", stage.address);
+    inner.name("layers", stage.layers);
+  });
+}
+
+void read(Fields& fields, NodeStatus& status) {
+  fields.name("name", status.name);
+  read_enum(fields, "state", kNodeStates, status.state);
+  fields.text("detail", status.detail);
+  fields.name("version", status.version);
+  fields.text("model", status.model);
+  fields.name("fingerprint", status.fingerprint);
+  fields.u64("block_count", status.block_count);
+  fields.name("layers", status.layers);
+  fields.u64("epoch", status.epoch);
+  if (fields.has_object("preparation")) {
+    fields.object("preparation", [&](Fields& inner) { read(inner, status.preparation.emplace()); });
+  }
+  fields.object("cover", [&](Fields& inner) { read(inner, status.cover); });
+  fields.object("resident", [&](Fields& inner) { read(inner, status.resident); });
+  fields.u64("sessions", status.sessions);
+  fields.u64("kv_bytes", status.kv_bytes);
+  fields.object("load", [&](Fields& inner) {
+    inner.u64("bytes_done", status.load.bytes_done);
+    inner.u64("bytes_total", status.load.bytes_total);
+  });
+  read_route(fields, status.route);
+}
+
+std::string to_json_text(const NodeStatus& status, int indent) {
+  return dump(to_json(status), indent);
+}
+
+std::string to_json_text(const CoverReport& cover, int indent) {
+  return dump(to_json(cover), indent);
+}
+
+}  // namespace ds4::wire
