@@ -1,0 +1,74 @@
+#pragma once
+// The entry: turns the requests of this machine's clients into work for the route, and the route's
+// tokens into answers. Pure: no sockets, no threads, no clock of its own; everything it wants done
+// goes through EntryPort, so tests drive it with a fake.
+//
+// It keeps, per session, every token so far (the journal) with its rolling hash, at most a bounded
+// number of prefill chunks in flight, and one decode step at a time. A client that does not drain its
+// ring pauses its own requests. When the route goes, unfinished requests end with a typed, retryable
+// error; no token is ever delivered twice.
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "agent/wire/frame.h"
+#include "ipc/server/server.h"
+
+namespace ds4::agent {
+
+class EntryPort {
+ public:
+  virtual ~EntryPort() = default;
+  /// Towards the first stage, in order.
+  virtual void send_work(wire::WorkItem item) = 0;
+  virtual void send_close(std::uint64_t session) = 0;
+  // Towards the client; the same meaning as in ipc::Server.
+  virtual bool can_take(ipc::ClientId client) = 0;
+  virtual void token(ipc::ClientId client, std::uint64_t request, std::int32_t token,
+                     std::uint32_t position, float logprob) = 0;
+  virtual void progress(ipc::ClientId client, std::uint64_t request, std::uint32_t done,
+                        std::uint32_t total) = 0;
+  virtual void finish(ipc::ClientId client, std::uint64_t request,
+                      const ipc::Server::Final& final) = 0;
+};
+
+struct EntryConfig {
+  std::uint32_t context = 0;          // positions a session may hold
+  std::uint32_t prefill_chunk = 512;  // tokens of one work item
+  std::uint32_t chunks_in_flight = 2; // of one session
+  std::uint32_t max_sessions = 1024;  // kept and active; beyond: busy
+};
+
+/// What the entry may use now. `serial` changes with every change of route, so sessions of an earlier
+/// one are known to be lost.
+struct RouteView {
+  bool ready = false;
+  ipc::RouteState state = ipc::RouteState::kIdle;
+  std::uint64_t serial = 0;
+  std::uint32_t entry_index = 0;  // this agent's stage
+  std::string_view reason;        // when not ready: why, for the client's sentence
+};
+
+class Entry {
+ public:
+  Entry(const EntryConfig& config, EntryPort& port);
+  ~Entry();
+
+  void on_request(ipc::ClientId client, ipc::Request request);
+  void on_gone(ipc::ClientId client);
+  void on_space(ipc::ClientId client);
+  void on_outcome(const wire::Outcome& outcome);
+  void on_error(const wire::ErrorFrame& error);
+  void on_route(const RouteView& route);
+  /// Ends everything: the agent is stopping.
+  void shut_down();
+
+  std::size_t sessions() const;
+  std::size_t active_requests() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ds4::agent

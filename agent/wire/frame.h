@@ -1,0 +1,99 @@
+#pragma once
+// Frames: what stages say to one another while they compute.
+//
+// Work flows down the route, first stage to last; tokens flow from the last stage back to the stage
+// whose agent serves the client (the entry). Every frame carries the route's epoch: a frame of
+// another epoch is dropped. A work item carries the hash of the prefix it continues, so a stage that
+// lost its cache (or never had it) says so instead of computing nonsense. Closing a session follows
+// its work down the same connections, so it can never overtake.
+//
+// On the wire: part 0 is encode_kind(), part 1 a little-endian header laid out in frame.cpp, and for
+// work between stages part 2 the streams as raw float32 {rows, n_streams, n_embd}. Decoders are pure,
+// check everything, bound what they allocate by what they received, and are fuzzed.
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/base/result.h"
+#include "engine/text/sampler.h"
+
+namespace ds4::wire {
+
+inline constexpr std::uint32_t kMaxItems = 1024;           // of one frame
+inline constexpr std::uint32_t kMaxFrameTokens = 1u << 16;  // rows of one frame
+
+/// Consecutive tokens of one session, to be run and appended to its caches.
+struct WorkItem {
+  std::uint64_t session = 0;
+  std::uint32_t first_position = 0;
+  std::uint32_t context = 0;       // positions the session's cache is made for; same in every item
+  std::uint64_t prefix_hash = 0;   // of the tokens before first_position (extend_hash)
+  std::uint32_t entry = 0;         // index of the stage that awaits the token
+  std::optional<SamplingParams> sample;  // set: sample after the last token; else just acknowledge
+  std::vector<std::int32_t> tokens;
+  bool operator==(const WorkItem&) const = default;
+};
+
+struct WorkFrame {
+  std::uint64_t epoch = 0;
+  std::vector<WorkItem> items;
+  std::vector<float> streams;  // {rows, n_streams, n_embd}; empty on the way to the first stage
+};
+
+/// The last stage's answer to one work item.
+struct Outcome {
+  std::uint64_t session = 0;
+  std::uint32_t position = 0;  // the item's first position + its number of tokens
+  std::int32_t token = -1;     // -1: acknowledged, nothing sampled
+  float logprob = 0;
+  bool operator==(const Outcome&) const = default;
+};
+
+struct TokenFrame {
+  std::uint64_t epoch = 0;
+  std::vector<Outcome> outcomes;
+};
+
+struct CloseFrame {
+  std::uint64_t epoch = 0;
+  std::vector<std::uint64_t> sessions;
+};
+
+/// A stage could not run the items of these sessions; sent to the entry.
+struct ErrorFrame {
+  std::uint64_t epoch = 0;
+  std::uint32_t stage = 0;
+  std::vector<std::uint64_t> sessions;
+  ErrorCode code = ErrorCode::kInternal;
+  std::string message;
+};
+
+/// Sent to every other stage several times a second.
+struct PingFrame {
+  std::uint64_t epoch = 0;
+  std::uint32_t stage = 0;   // the sender's index
+  bool loaded = false;       // its slice is resident and can run
+  bool route_ready = false;  // from stage 0: the canary has crossed this epoch's route
+};
+
+std::string encode(const WorkFrame& frame);  // part 1 only; the streams are part 2 as they lie
+std::string encode(const TokenFrame& frame);
+std::string encode(const CloseFrame& frame);
+std::string encode(const ErrorFrame& frame);
+std::string encode(const PingFrame& frame);
+
+/// `streams_bytes` must be rows * stream_floats * 4, or 0.  Errors: kCorrupt naming the field.
+Result<WorkFrame> decode_work(std::span<const std::byte> header, std::span<const std::byte> streams,
+                              std::uint64_t floats_per_row);
+Result<TokenFrame> decode_tokens(std::span<const std::byte> header);
+Result<CloseFrame> decode_close(std::span<const std::byte> header);
+Result<ErrorFrame> decode_error(std::span<const std::byte> header);
+Result<PingFrame> decode_ping(std::span<const std::byte> header);
+
+/// Rolling hash of a session's tokens: start from 0, extend by what follows. Extending by parts or at
+/// once gives the same.
+std::uint64_t extend_hash(std::uint64_t hash, std::span<const std::int32_t> tokens);
+
+}  // namespace ds4::wire

@@ -1,0 +1,91 @@
+#pragma once
+// The agent's end: accepts clients, hands over their regions, turns their submissions into validated
+// requests and their answers into completions. It owns every descriptor of every client and trusts
+// none of them; a client that breaks the protocol is hung up on with a sentence, and nobody else
+// notices.
+//
+// Thread rule: everything on one thread, the agent's main loop, which polls poll_fd().
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "engine/base/result.h"
+#include "ipc/region.h"
+#include "ipc/server/request.h"
+#include "ipc/status.h"
+
+namespace ds4::ipc {
+
+using ClientId = std::uint64_t;  // never used twice
+
+class RequestHandler {
+ public:
+  virtual ~RequestHandler() = default;
+  /// A valid request. Generate and close_session must be answered with finish() in the end, whatever
+  /// happens. May be called only from Server::run_ready().
+  virtual void on_request(ClientId client, Request request) = 0;
+  /// The client is gone (hung up, killed, or broke the protocol): cancel all that is its. No call about
+  /// it is valid afterwards, though late ones are ignored.
+  virtual void on_gone(ClientId client) = 0;
+  /// The client has drained its completion ring after can_take() said no.
+  virtual void on_space(ClientId client) = 0;
+};
+
+struct ServerConfig {
+  std::string socket_path = kDefaultSocketPath;
+  std::string group;  // may connect besides the agent's own user; empty: the agent's own group
+  RegionShape most_shape{.submission_entries = 1024, .completion_entries = 16384, .arena_tokens = 1u << 18};
+  std::uint32_t max_clients = 1024;
+};
+
+/// What a new client is told; changes with the assignment.
+struct ModelCard {
+  std::string model;
+  RequestLimits limits;
+  std::span<const std::byte> metadata;  // a GGUF of metadata alone; copied into a sealed memfd
+};
+
+class Server {
+ public:
+  /// Binds and listens (replacing a dead agent's socket, refusing to replace a living one's).
+  static Result<std::unique_ptr<Server>> listen(const ServerConfig& config, RequestHandler& handler);
+  ~Server();
+
+  /// Readable when run_ready() has work.
+  int poll_fd() const;
+  void run_ready();
+
+  Result<void> set_model(const ModelCard& card);
+  void set_route_state(RouteState state);
+
+  // Answers. A client's completions beyond its ring wait in a private queue; can_take() says whether the
+  // ring has room for what one more token may need, and a caller that heeds it keeps that queue empty.
+  bool can_take(ClientId client);
+  void token(ClientId client, std::uint64_t request_id, std::int32_t token, std::uint32_t position,
+             float logprob);
+  void progress(ClientId client, std::uint64_t request_id, std::uint32_t done, std::uint32_t total);
+  struct Final {
+    Status status = Status::kOkStop;
+    std::string sentence;  // sent for errors; empty: describe(status)
+    std::uint64_t session_id = 0;
+    std::uint32_t prompt_tokens = 0;
+    std::uint32_t generated_tokens = 0;
+    std::int32_t stop_token = -1;
+  };
+  void finish(ClientId client, std::uint64_t request_id, const Final& final);
+  /// Wakes the clients that have new completions and sleep; call once per turn of the main loop.
+  void flush();
+
+  /// Tells every client with a farewell and hangs up. Afterwards nobody is accepted.
+  void shut_down(Status status, std::string_view sentence);
+  std::size_t clients() const;
+
+ private:
+  Server();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ds4::ipc
