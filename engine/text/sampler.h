@@ -13,6 +13,7 @@ struct SamplingParams {
   float min_p = 0;         // 0: off; relative to the most likely token
   std::uint32_t top_k = 0; // 0: off
   std::uint64_t seed = 0;
+  bool operator==(const SamplingParams&) const = default;
 };
 
 struct SampledToken {
