@@ -43,7 +43,7 @@ struct StatusRequest {
 };
 
 /// Make the layers of `you` resident, ready to serve as that stage of `route`. Refused at once:
-/// another fingerprint (kMismatch), an epoch not above the node's own (kMismatch), another epoch
+/// another fingerprint (kMismatch), an epoch not above the node's highest (kMismatch), another epoch
 /// being prepared (kUnavailable), a range the model or the memory cannot hold.
 struct PrepareRequest {
   std::uint64_t epoch = 0;
@@ -154,6 +154,7 @@ struct NodeStatus {
   std::uint64_t block_count = 0;  // layers of the model
   std::string layers;             // of the committed route; empty if none
   std::uint64_t epoch = 0;        // of the committed route; 0 if there was none yet
+  std::uint64_t highest_epoch = 0;  // ever prepared here, aborted ones included: prepare one above
   std::optional<Preparation> preparation;
   CoverReport cover;  // of the committed layers, else of those being prepared
   ResidentReport resident;

@@ -145,7 +145,8 @@ Json to_json(const NodeStatus& status) {
                {"fingerprint", status.fingerprint},
                {"block_count", status.block_count},
                {"layers", status.layers},
-               {"epoch", status.epoch}};
+               {"epoch", status.epoch},
+               {"highest_epoch", status.highest_epoch}};
   json["preparation"] = status.preparation ? to_json(*status.preparation) : Json();
   json["cover"] = to_json(status.cover);
   json["resident"] = to_json(status.resident);
@@ -175,6 +176,7 @@ void read(Fields& fields, NodeStatus& status) {
   fields.u64("block_count", status.block_count);
   fields.name("layers", status.layers);
   fields.u64("epoch", status.epoch);
+  fields.u64("highest_epoch", status.highest_epoch);
   if (fields.has_object("preparation")) {
     fields.object("preparation", [&](Fields& inner) { read(inner, status.preparation.emplace()); });
   }
