@@ -3,13 +3,14 @@
 //
 // Work flows down the route, first stage to last; tokens flow from the last stage back to the stage
 // whose agent serves the client (the entry). Every frame carries the route's epoch: a frame of
-// another epoch is dropped. A work item carries the hash of the prefix it continues, so a stage that
-// lost its cache (or never had it) says so instead of computing nonsense. Closing a session follows
-// its work down the same connections, so it can never overtake.
+// another epoch is dropped. A work item carries the hash of the prefix it continues, so a stage
+// that lost its cache (or never had it) says so instead of computing nonsense. Closing a session
+// follows its work down the same connections, so it can never overtake.
 //
-// On the wire: part 0 is encode_kind(), part 1 a little-endian header laid out in frame.cpp, and for
-// work between stages part 2 the streams as raw float32 {rows, n_streams, n_embd}. Decoders are pure,
-// check everything, bound what they allocate by what they received, and are fuzzed.
+// On the wire: part 0 is encode_kind(), part 1 a little-endian header laid out in frame.cpp, and
+// for work between stages part 2 the streams as raw float32 {rows, n_streams, n_embd}. Decoders are
+// pure, check everything, bound what they allocate by what they received, and are fuzzed. Every
+// list in a frame has 1 to kMaxItems elements; encoders take frames that keep the bounds below.
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -21,16 +22,16 @@
 
 namespace ds4::wire {
 
-inline constexpr std::uint32_t kMaxItems = 1024;           // of one frame
+inline constexpr std::uint32_t kMaxItems = 1024;            // of one frame
 inline constexpr std::uint32_t kMaxFrameTokens = 1u << 16;  // rows of one frame
 
 /// Consecutive tokens of one session, to be run and appended to its caches.
 struct WorkItem {
   std::uint64_t session = 0;
   std::uint32_t first_position = 0;
-  std::uint32_t context = 0;       // positions the session's cache is made for; same in every item
-  std::uint64_t prefix_hash = 0;   // of the tokens before first_position (extend_hash)
-  std::uint32_t entry = 0;         // index of the stage that awaits the token
+  std::uint32_t context = 0;      // positions the session's cache is made for; same in every item
+  std::uint64_t prefix_hash = 0;  // of the tokens before first_position (extend_hash)
+  std::uint32_t entry = 0;        // index of the stage that awaits the token
   std::optional<SamplingParams> sample;  // set: sample after the last token; else just acknowledge
   std::vector<std::int32_t> tokens;
   bool operator==(const WorkItem&) const = default;
@@ -73,8 +74,9 @@ struct ErrorFrame {
 /// Sent to every other stage several times a second.
 struct PingFrame {
   std::uint64_t epoch = 0;
-  std::uint32_t stage = 0;   // the sender's index
-  std::uint64_t instance = 0;  // random for each process: another one means that its caches are lost
+  std::uint32_t stage = 0;  // the sender's index
+  std::uint64_t instance =
+      0;                     // random for each process: another one means that its caches are lost
   bool loaded = false;       // its slice is resident and can run
   bool route_ready = false;  // from stage 0: the canary has crossed this epoch's route
 };
@@ -85,16 +87,19 @@ std::string encode(const CloseFrame& frame);
 std::string encode(const ErrorFrame& frame);
 std::string encode(const PingFrame& frame);
 
-/// `streams_bytes` must be rows * stream_floats * 4, or 0.  Errors: kCorrupt naming the field.
+/// `streams` must be rows * floats_per_row * 4 bytes, or none. Work that begins a session has
+/// prefix hash 0, no item reaches beyond its context, and sampling parameters are finite and in
+/// range. The streams' values are not looked at.  Errors: kCorrupt naming the field.
 Result<WorkFrame> decode_work(std::span<const std::byte> header, std::span<const std::byte> streams,
                               std::uint64_t floats_per_row);
 Result<TokenFrame> decode_tokens(std::span<const std::byte> header);
 Result<CloseFrame> decode_close(std::span<const std::byte> header);
+/// An error code unknown here becomes kInternal; control characters in the message become spaces.
 Result<ErrorFrame> decode_error(std::span<const std::byte> header);
 Result<PingFrame> decode_ping(std::span<const std::byte> header);
 
-/// Rolling hash of a session's tokens: start from 0, extend by what follows. Extending by parts or at
-/// once gives the same.
+/// Rolling hash of a session's tokens: start from 0, extend by what follows. Extending by parts or
+/// at once gives the same.
 std::uint64_t extend_hash(std::uint64_t hash, std::span<const std::int32_t> tokens);
 
 }  // namespace ds4::wire

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "agent/wire/control.h"
+#include "agent/wire/peer_text.h"
 
 namespace ds4::wire {
 namespace {
@@ -30,37 +31,6 @@ bool nests_too_deep(std::string_view text) {
     }
   }
   return false;
-}
-
-/// Bytes of the control character at s[i] (C0, DEL, or C1 in UTF-8); 0 if it is none.
-std::size_t control_at(std::string_view s, std::size_t i) {
-  const auto c = static_cast<unsigned char>(s[i]);
-  if (c < 0x20 || c == 0x7f) return 1;
-  if (c != 0xc2 || i + 1 == s.size()) return 0;
-  const auto next = static_cast<unsigned char>(s[i + 1]);
-  return next >= 0x80 && next <= 0x9f ? 2 : 0;
-}
-
-bool has_control(std::string_view s) {
-  for (std::size_t i = 0; i < s.size(); ++i) {
-    if (control_at(s, i) != 0) return true;
-  }
-  return false;
-}
-
-std::string cleaned(std::string_view s, std::size_t max) {
-  std::string out;
-  for (std::size_t i = 0; i < s.size() && out.size() < max;) {
-    const std::size_t control = control_at(s, i);
-    out += control != 0 ? ' ' : s[i];
-    i += control != 0 ? control : 1;
-  }
-  if (out.size() == max) {  // never end inside a character
-    std::size_t end = out.size();
-    while (end > 0 && (static_cast<unsigned char>(out[end - 1]) & 0xc0) == 0x80) --end;
-    if (end > 0 && static_cast<unsigned char>(out[end - 1]) >= 0xc0) out.resize(end - 1);
-  }
-  return out;
 }
 
 }  // namespace
@@ -124,7 +94,7 @@ void Fields::name(const char* key, std::string& out) {
   if (text.size() > kMaxNameBytes) {
     return reject(key, fmt::format("at most {} bytes long, not {}", kMaxNameBytes, text.size()));
   }
-  if (has_control(text)) return reject(key, "free of control characters");
+  if (has_control_characters(text)) return reject(key, "free of control characters");
   out = text;
 }
 
@@ -132,7 +102,7 @@ void Fields::text(const char* key, std::string& out) {
   const ParsedJson* value = member(key);
   if (value == nullptr) return;
   if (!value->is_string()) return reject(key, "a string");
-  out = cleaned(value->get_ref<const std::string&>(), kMaxTextBytes);
+  out = cleaned_text(value->get_ref<const std::string&>(), kMaxTextBytes);
 }
 
 void Fields::object(const char* key, const std::function<void(Fields&)>& read) {
