@@ -4,7 +4,7 @@
 // The parser is pure: it sees a span of bytes (at least the file's header: everything before the
 // tensor data) and the file's size, and returns views into that span. It never opens, maps or reads
 // anything, which is why it can be fuzzed, and why a client can parse the same bytes out of a memfd.
-// Opening a file and reading just its header is gguf_reader.h's work. Everything in the bytes is
+// Opening a file and reading just its header is model_file.h's work. Everything in the bytes is
 // hostile until checked: each count, length and offset goes through overflow-safe arithmetic.
 //
 // Format: versions 2 and 3, little-endian (ggml's docs/gguf.md).
@@ -49,8 +49,9 @@ class GgufFile {
  public:
   /// `header` holds at least everything before the tensor data; `file_bytes` is the whole file's
   /// size, against which tensor ranges are checked. Errors: kCorrupt (with the key or tensor named),
-  /// kUnsupported (version, tensor type, split files), kOutOfRange with a message that begins
-  /// "truncated" when `header` ends before the tensor table does.
+  /// kUnsupported (version, byte order, tensor type, nested arrays, split files), kOutOfRange with a
+  /// message that begins "truncated" when `header` ends before the tensor table does but the file
+  /// goes on: call again with more of it. A file that itself ends too early is kCorrupt.
   static Result<GgufFile> parse(std::span<const std::byte> header, std::uint64_t file_bytes);
 
   std::uint32_t version() const { return version_; }
@@ -60,6 +61,8 @@ class GgufFile {
   /// Offset just behind the last metadata pair: [0, metadata_end) plus a zero tensor count is a
   /// GGUF file of metadata alone.
   std::uint64_t metadata_end() const { return metadata_end_; }
+  /// Offset just behind the tensor table: the header is [0, table_end).
+  std::uint64_t table_end() const { return table_end_; }
 
   std::span<const TensorInfo> tensors() const { return tensors_; }
   const TensorInfo* find(std::string_view name) const;
@@ -67,8 +70,8 @@ class GgufFile {
   bool has(std::string_view key) const { return metadata_.contains(key); }
   const MetaValue* meta(std::string_view key) const;
 
-  /// Typed access. Any integer type that holds the value is accepted for u64/u32; kNotFound and
-  /// kCorrupt errors name the key.
+  /// Typed access. Any integer type that holds the value is accepted for u64/u32, and f64 for f32;
+  /// kNotFound and kCorrupt errors name the key.
   Result<std::uint64_t> u64(std::string_view key) const;
   Result<std::uint32_t> u32(std::string_view key) const;
   Result<float> f32(std::string_view key) const;
@@ -83,6 +86,7 @@ class GgufFile {
   std::uint64_t file_bytes_ = 0;
   std::uint64_t data_offset_ = 0;
   std::uint64_t metadata_end_ = 0;
+  std::uint64_t table_end_ = 0;
   std::vector<TensorInfo> tensors_;
   std::unordered_map<std::string_view, std::size_t> tensor_index_;
   std::unordered_map<std::string_view, MetaValue> metadata_;
