@@ -227,8 +227,9 @@ std::string encode(const ErrorFrame& frame) {
 }
 
 std::string encode(const PingFrame& frame) {
-  ByteWriter out(16);
+  ByteWriter out(24);
   out.u64(frame.epoch);
+  out.u64(frame.instance);
   out.u32(frame.stage);
   out.u32((frame.loaded ? kLoadedFlag : 0) | (frame.route_ready ? kRouteReadyFlag : 0));
   return out.take();
@@ -307,6 +308,7 @@ Result<PingFrame> decode_ping(std::span<const std::byte> header) {
   ByteReader in(header, "ping frame");
   PingFrame frame;
   frame.epoch = in.u64("epoch");
+  frame.instance = in.u64("instance");
   frame.stage = read_stage(in);
   const std::uint32_t flags = in.u32("flags");
   if ((flags & ~(kLoadedFlag | kRouteReadyFlag)) != 0) {

@@ -75,8 +75,8 @@ struct ErrorFrame {
 struct PingFrame {
   std::uint64_t epoch = 0;
   std::uint32_t stage = 0;  // the sender's index
-  std::uint64_t instance =
-      0;                     // random for each process: another one means that its caches are lost
+  /// Random for each process: another one means that the caches of the former are lost.
+  std::uint64_t instance = 0;
   bool loaded = false;       // its slice is resident and can run
   bool route_ready = false;  // from stage 0: the canary has crossed this epoch's route
 };
