@@ -1,14 +1,16 @@
-// The headers' layout, every field little-endian, arrays in place of their `*`:
+// The headers' layout. Every field is little-endian; `x*` stands for the elements counted before.
 //
-//   work   epoch u64 | 0 u32 | items u32 | item*
-//     item   session u64 | prefix_hash u64 | first_position u32 | context u32 | entry u32 | flags
-//     u32
-//            | tokens u32 | 0 u32 | sampling, if flags & 1 | token i32*
-//     sampling   seed u64 | temperature f32 | top_p f32 | min_p f32 | top_k u32
-//   tokens epoch u64 | 0 u32 | outcomes u32 | (session u64 | position u32 | token i32 | logprob f32
-//   | 0 u32)* close  epoch u64 | 0 u32 | sessions u32 | session u64* error  epoch u64 | stage u32 |
-//   code u32 | sessions u32 | message_bytes u32 | session u64* | message ping   epoch u64 | stage
-//   u32 | flags u32 (1: loaded, 2: route ready)
+// clang-format off
+//   work      epoch u64 | 0 u32 | items u32 | item*
+//   item      session u64 | prefix_hash u64 | first_position u32 | context u32 | entry u32
+//             | flags u32 (1: sample) | tokens u32 | 0 u32 | sampling, if flagged | token i32*
+//   sampling  seed u64 | temperature f32 | top_p f32 | min_p f32 | top_k u32
+//   tokens    epoch u64 | 0 u32 | outcomes u32 | outcome*
+//   outcome   session u64 | position u32 | token i32 | logprob f32 | 0 u32
+//   close     epoch u64 | 0 u32 | sessions u32 | session u64*
+//   error     epoch u64 | stage u32 | code u32 | sessions u32 | message_bytes u32 | session u64* | message
+//   ping      epoch u64 | instance u64 | stage u32 | flags u32 (1: loaded, 2: route ready)
+// clang-format on
 #include "agent/wire/frame.h"
 
 #include <fmt/format.h>
