@@ -16,10 +16,12 @@ struct ChatMessage {
   std::string text;
 };
 
-/// Tokens of the conversation, ending where the assistant is to speak. The texts cannot forge control
-/// tokens. `thinking` opens with <think> instead of </think>. Errors: kUnsupported if the vocabulary
-/// lacks a control token the format needs; kInvalidArgument for an order that the format cannot say.
+/// Tokens of the conversation, ending where the assistant is to speak. The texts cannot forge
+/// control tokens. `thinking` opens with <think> instead of </think>. Errors: kUnsupported if the
+/// vocabulary lacks a control token the format needs; kInvalidArgument for an order that the format
+/// cannot say.
 Result<std::vector<Token>> render_chat(const Tokenizer& tokenizer,
-                                       std::span<const ChatMessage> messages, bool thinking = false);
+                                       std::span<const ChatMessage> messages,
+                                       bool thinking = false);
 
 }  // namespace ds4
