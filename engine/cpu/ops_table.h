@@ -1,0 +1,25 @@
+#pragma once
+// Gathers one instruction set's kernels. For the ops_*.cpp translation units only.
+#include "engine/cpu/attention_kernels.h"
+#include "engine/cpu/ops_kernels.h"
+
+namespace ds4::cpu {
+namespace {
+
+constexpr Ops make_ops() {
+  Ops ops{};
+  ops.sum_squares = sum_squares;
+  ops.rms_norm = rms_norm;
+  ops.swiglu = swiglu;
+  ops.gather_streams = gather_streams;
+  ops.spread_streams = spread_streams;
+  ops.weighted_rows = weighted_rows;
+  ops.sums_clear = sums_clear;
+  ops.sums_add = sums_add;
+  ops.sums_finish = sums_finish;
+  ops.attention = {attend, finish, index};
+  return ops;
+}
+
+}  // namespace
+}  // namespace ds4::cpu
