@@ -1,0 +1,111 @@
+#include "agent/config/config.h"
+
+#include <fmt/format.h>
+
+#include "agent/config/table_reader.h"
+#include "agent/wire/control.h"
+
+namespace ds4::agent {
+namespace {
+
+constexpr std::size_t kMaxPathBytes = 4000;
+constexpr std::size_t kMaxSocketBytes = 107;  // sun_path without its NUL
+
+void read_engine(TableReader table, Config::Engine& engine) {
+  table.number("threads", engine.threads, 0, 1024);
+  table.number("context", engine.context, 1, 1U << 24);
+  table.choice<Graph>("graph", engine.graph,
+                      {{"official", Graph::kOfficial}, {"plain", Graph::kPlain}});
+  table.choice<cpu::Precision>(
+      "precision", engine.precision,
+      {{"fast", cpu::Precision::kFast}, {"exact", cpu::Precision::kExact}});
+  table.number("max_rows", engine.max_rows, 1, 4096);
+  table.number("prefill_chunk", engine.prefill_chunk, 1, 4096);
+  table.number("stuck_ms", engine.stuck_ms, 1000, 3'600'000);
+  table.finish();
+}
+
+void read_memory(TableReader table, Config::Memory& memory) {
+  table.boolean("lock", memory.lock);
+  table.number("kv_mib", memory.kv_mib, 0, 1U << 24);
+  table.finish();
+}
+
+void read_tables(TableReader& root, Config& config) {
+  TableReader listen = root.table("listen");
+  listen.text("address", config.listen.address, wire::kMaxNameBytes);
+  listen.finish();
+  TableReader client = root.table("client");
+  client.text("socket", config.client.socket, kMaxSocketBytes);
+  client.text("group", config.client.group, wire::kMaxNameBytes);
+  client.finish();
+  read_engine(root.table("engine"), config.engine);
+  read_memory(root.table("memory"), config.memory);
+  TableReader link = root.table("link");
+  link.number("timeout_ms", config.link.timeout_ms, 50, 3'600'000);
+  link.number("ping_ms", config.link.ping_ms, 10, 60'000);
+  link.finish();
+  TableReader logging = root.table("log");
+  logging.choice<LogLevel>("level", config.log_level,
+                           {{"error", LogLevel::kError},
+                            {"warning", LogLevel::kWarning},
+                            {"notice", LogLevel::kNotice},
+                            {"info", LogLevel::kInfo},
+                            {"debug", LogLevel::kDebug}});
+  logging.finish();
+}
+
+Result<toml::table> parse_toml(std::string_view text, std::string_view file_name) {
+  try {
+    return toml::parse(text);
+  } catch (const toml::parse_error& error) {
+    return fail(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{}:{}: {}", file_name, error.source().begin.line, error.description()));
+  } catch (const std::exception& error) {
+    return fail(ErrorCode::kInvalidArgument, fmt::format("{}: {}", file_name, error.what()));
+  }
+}
+
+}  // namespace
+
+Result<Config> parse_config(std::string_view text, std::string_view file_name) {
+  DS4_ASSIGN(const toml::table table, parse_toml(text, file_name));
+  std::optional<Error> error;
+  Config config;
+  TableReader root(&table, "", file_name, error);
+  root.text("name", config.name, wire::kMaxNameBytes);
+  root.text("model", config.model, kMaxPathBytes);
+  root.text("state_dir", config.state_dir, kMaxPathBytes);
+  read_tables(root, config);
+  root.finish();
+  if (error) return tl::unexpected<Error>(std::move(*error));
+  if (config.link.timeout_ms < 3 * config.link.ping_ms) {
+    return fail(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{}: link.timeout_ms ({}) must be at least three times link.ping_ms ({}), "
+                    "or one late ping would take the route down",
+                    file_name, config.link.timeout_ms, config.link.ping_ms));
+  }
+  return config;
+}
+
+Result<void> check_config(const Config& config) {
+  const auto require = [](bool ok, std::string_view what) -> Result<void> {
+    if (ok) return {};
+    return fail(ErrorCode::kInvalidArgument, std::string(what));
+  };
+  DS4_TRY(require(
+      !config.model.empty(),
+      "no model is set: write model = \"/path/to/model.gguf\" in ds4d.toml, or give --model"));
+  DS4_TRY(require(!config.name.empty() && config.name.size() <= wire::kMaxNameBytes,
+                  "a node's name has 1 to 128 bytes: set name in ds4d.toml, or give --name"));
+  DS4_TRY(require(config.listen.address.starts_with("tcp://"),
+                  "listen.address must be of the form tcp://host:port"));
+  DS4_TRY(require(!config.client.socket.empty() && config.client.socket.size() <= kMaxSocketBytes,
+                  "client.socket must be a path of 1 to 107 bytes"));
+  DS4_TRY(require(!config.state_dir.empty(), "state_dir must not be empty"));
+  return {};
+}
+
+}  // namespace ds4::agent

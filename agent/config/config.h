@@ -1,0 +1,67 @@
+#pragma once
+// ds4d.toml: everything an administrator may set, with its default and its bounds.
+//
+// Reading is strict, because a misspelt key that is silently ignored is a setting that silently
+// does not hold: every unknown key, wrong type and value out of bounds is refused by file, line and
+// name. Parsing is pure (text to Config) and fuzzed; the file, the command line and the machine's
+// facts are options.h's business.
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "agent/log/log.h"
+#include "engine/base/result.h"
+#include "engine/cpu/linear.h"
+#include "engine/model/hyper_params.h"
+
+namespace ds4::agent {
+
+struct Config {
+  std::string name;   // of this node; default: the host's name
+  std::string model;  // path of the GGUF file; must be set here or by --model
+  std::string state_dir = "/var/lib/ds4d";
+
+  struct Listen {
+    /// Where ds4ctl and the other agents connect. Links are not authenticated yet: whoever reaches
+    /// this address can command the agent, so the default is the loopback interface.
+    std::string address = "tcp://127.0.0.1:7341";
+  } listen;
+
+  struct Client {
+    std::string socket = "/run/ds4d/client.sock";
+    std::string group;  // whose members may connect; empty: the agent's own group
+  } client;
+
+  struct Engine {
+    std::uint32_t threads = 0;     // 0: one for each core that the agent may use
+    std::uint32_t context = 8192;  // positions a session may hold; never above the model's own
+    Graph graph = Graph::kOfficial;
+    cpu::Precision precision = cpu::Precision::kFast;
+    std::uint32_t max_rows = 512;       // rows of one pass through the layers
+    std::uint32_t prefill_chunk = 512;  // tokens of a prompt in one work item
+    std::uint32_t stuck_ms = 120'000;   // a pass that takes longer: the watchdog is no longer fed
+  } engine;
+
+  struct Memory {
+    bool lock = true;  // mlock the weights where the limit allows
+    std::uint32_t kv_mib =
+        0;  // KV cache of all sessions; 0: a quarter of what is available after loading
+  } memory;
+
+  struct Link {
+    std::uint32_t timeout_ms = 2000;  // a stage silent for longer does not answer
+    std::uint32_t ping_ms = 100;
+  } link;
+
+  LogLevel log_level = LogLevel::kInfo;  // [log] level
+};
+
+/// `file_name` is for the messages. Errors: kInvalidArgument, "ds4d.toml:12: link.timeout_ms must
+/// be
+/// ...". Keys left out keep their defaults; relations between keys are checked too.
+Result<Config> parse_config(std::string_view text, std::string_view file_name);
+
+/// Checks what the command line may have replaced. Errors: kInvalidArgument.
+Result<void> check_config(const Config& config);
+
+}  // namespace ds4::agent
