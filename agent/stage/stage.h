@@ -1,10 +1,16 @@
 #pragma once
 // A stage: the engine thread of one committed epoch, around one Slice.
 //
-// The main loop hands it work and closings; it runs everything that is waiting as one forward() call
-// of many sessions (up to the slice's rows), samples where it owns the output head, and leaves frames
-// for the main loop to send. It never touches a socket. Its event descriptor becomes readable when
-// there is something to drain.
+// The main loop hands it work and closings; it runs everything that is waiting as one forward()
+// call of many sessions (up to the slice's rows), samples where it owns the output head, and leaves
+// frames for the main loop to send. It never touches a socket. Its event descriptor becomes
+// readable when there is something to drain.
+//
+// An item may be run in parts, so the last stage may acknowledge positions inside an item before
+// its end, and only the end brings the token. Within a session everything happens in the order of
+// submission, closings included. An item that fails (kMismatch: this stage does not hold the prefix
+// it continues) answers its entry with an ErrorFrame and costs its session the cache here: later
+// items fail the same way until one begins at position 0. Other sessions do not notice.
 //
 // Thread rule: all public calls from the main loop's thread.
 #include <chrono>
@@ -25,10 +31,17 @@ struct StagePlace {
   std::uint32_t count = 1;  // stages of the route
 };
 
-/// A frame to be sent: to stage `to` (which may be this one: then it is handed to the entry, not sent).
+/// A frame to be sent: to stage `to` (which may be this one: then it is handed to the entry, not
+/// sent).
 struct Outgoing {
   std::uint32_t to = 0;
   std::variant<wire::WorkFrame, wire::TokenFrame, wire::CloseFrame, wire::ErrorFrame> frame;
+};
+
+struct StageOptions {
+  /// Of the rows of one batch, the most that items longer than one token take; 0: all. Bounds how
+  /// long a decode step waits for the batch before its own.
+  std::uint32_t prefill_rows_per_batch = 0;
 };
 
 struct StageStats {
@@ -36,24 +49,29 @@ struct StageStats {
   std::uint64_t kv_bytes = 0;
   std::uint64_t rows_done = 0;
   std::uint64_t batches = 0;
-  /// Since when the engine thread has been inside one forward(); zero when it is idle. For a watchdog.
+  /// Since when the engine thread has been running one batch; zero when it is idle. For a watchdog.
   std::chrono::steady_clock::time_point busy_since{};
 };
 
 class Stage {
  public:
-  Stage(std::unique_ptr<Slice> slice, const StagePlace& place);
-  ~Stage();  // waits for the forward() in progress
+  /// `slice` owns the embedding exactly if `place` is the first of the route, the output head
+  /// exactly if it is the last. Throws std::system_error if the kernel has no thread or descriptor
+  /// left.
+  Stage(std::unique_ptr<Slice> slice, const StagePlace& place, const StageOptions& options = {});
+  ~Stage();  // waits for the forward() in progress; what waits behind it is dropped
 
   const StagePlace& place() const;
   const HyperParams& params() const;
   std::uint64_t floats_per_row() const;  // n_streams * n_embd
 
-  /// Frames of other epochs are dropped. Never blocks.
+  /// Frames of other epochs are dropped, as are frames with an item whose entry is not a stage of
+  /// the route. Never blocks.
   void submit(wire::WorkFrame frame);
   void submit(wire::CloseFrame frame);
 
   int event_fd() const;
+  /// What there is to send, in order; resets the event.
   std::vector<Outgoing> drain();
   StageStats stats() const;
 

@@ -1,0 +1,123 @@
+#include "agent/stage/batch_queue.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace ds4::agent {
+namespace {
+
+std::uint32_t rows_of(const Piece& piece) {
+  return static_cast<std::uint32_t>(piece.item.tokens.size());
+}
+
+/// Cuts the first `rows` tokens off `rest`, leaving it as the item that continues them. Only the
+/// last part of an item samples.
+Piece split(Piece& rest, std::uint32_t rows) {
+  Piece head = rest;
+  head.item.tokens.resize(rows);
+  head.item.sample.reset();
+  rest.item.tokens.erase(rest.item.tokens.begin(), rest.item.tokens.begin() + rows);
+  rest.item.first_position += rows;
+  rest.item.prefix_hash = wire::extend_hash(rest.item.prefix_hash, head.item.tokens);
+  rest.first_row += rows;
+  return head;
+}
+
+}  // namespace
+
+BatchQueue::BatchQueue(std::uint32_t max_rows, std::uint32_t prefill_rows)
+    : max_rows_(std::clamp(max_rows, 1U, wire::kMaxFrameTokens)),
+      prefill_rows_(std::clamp(prefill_rows, 1U, max_rows_)) {}
+
+void BatchQueue::push(wire::WorkFrame frame) {
+  std::shared_ptr<const std::vector<float>> streams;
+  if (!frame.streams.empty()) {
+    streams = std::make_shared<const std::vector<float>>(std::move(frame.streams));
+  }
+  std::size_t row = 0;
+  for (wire::WorkItem& item : frame.items) {
+    const std::size_t rows = item.tokens.size();
+    const std::uint64_t session = item.session;
+    append(session, {Piece{std::move(item), streams, row}});
+    row += rows;
+  }
+}
+
+void BatchQueue::push_close(std::uint64_t session) {
+  append(session, {});
+}
+
+void BatchQueue::append(std::uint64_t session, Entry entry) {
+  Line& line = sessions_[session];
+  line.push_back(std::move(entry));
+  if (line.size() == 1) enlist(session);
+}
+
+void BatchQueue::enlist(std::uint64_t session) {
+  const auto found = sessions_.find(session);
+  if (found->second.empty()) {
+    sessions_.erase(found);
+    return;
+  }
+  const Entry& head = found->second.front();
+  if (!head.work) {
+    closes_.push_back(session);
+  } else if (rows_of(*head.work) == 1) {
+    decodes_.push_back(session);
+  } else {
+    prefills_.push_back(session);
+  }
+}
+
+std::vector<std::uint64_t> BatchQueue::take_closes() {
+  std::vector<std::uint64_t> taken;
+  while (!closes_.empty()) {
+    const std::uint64_t session = closes_.front();
+    closes_.pop_front();
+    taken.push_back(session);
+    sessions_.at(session).pop_front();
+    enlist(session);
+  }
+  return taken;
+}
+
+Piece BatchQueue::take_rows(std::uint64_t session, std::uint32_t rows) {
+  Line& line = sessions_.at(session);
+  Piece& head = *line.front().work;
+  if (rows < rows_of(head)) return split(head, rows);
+  Piece whole = std::move(head);
+  line.pop_front();
+  return whole;
+}
+
+std::uint32_t BatchQueue::decode_rows() {
+  if (prefills_.empty()) return max_rows_;
+  if (max_rows_ >= 8) return max_rows_ - max_rows_ / 8;
+  prefill_turn_ = !prefill_turn_;
+  return prefill_turn_ ? max_rows_ - 1 : max_rows_;
+}
+
+std::vector<Piece> BatchQueue::take_batch() {
+  std::vector<Piece> batch;
+  std::vector<std::uint64_t> taken;
+  std::uint32_t rows = 0;
+  const std::uint32_t most_decodes = std::min(decode_rows(), wire::kMaxItems - 1);
+  while (!decodes_.empty() && rows < most_decodes) {
+    taken.push_back(decodes_.front());
+    decodes_.pop_front();
+    batch.push_back(take_rows(taken.back(), 1));
+    ++rows;
+  }
+  const std::uint32_t end = rows + std::min(prefill_rows_, max_rows_ - rows);
+  while (!prefills_.empty() && rows < end && batch.size() < wire::kMaxItems) {
+    taken.push_back(prefills_.front());
+    prefills_.pop_front();
+    batch.push_back(take_rows(taken.back(), end - rows));
+    rows += rows_of(batch.back());
+  }
+  // Only now do they queue again, so that none is taken twice.
+  for (const std::uint64_t session : taken) enlist(session);
+  return batch;
+}
+
+}  // namespace ds4::agent

@@ -1,0 +1,63 @@
+#pragma once
+// Which rows run next: the part of a stage that decides, without threads and without an engine.
+//
+// Work waits per session, in order. A batch is made of the heads of these queues: first the items
+// of one token (decode steps, where somebody waits for every single one), then a bounded slice of
+// longer items (prefill), cut where the room ends. Sessions take turns within both kinds, and a
+// session appears at most once in a batch. Prefill is never starved: while some waits, it keeps an
+// eighth of the rows (every other batch, where that is less than one row).
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "agent/wire/frame.h"
+
+namespace ds4::agent {
+
+/// A run of one item's tokens, with the rows of the streams they came with.
+struct Piece {
+  wire::WorkItem item;  // first_position, prefix_hash, tokens and sample are those of this piece
+  std::shared_ptr<const std::vector<float>> streams;  // of the whole frame; null at the first stage
+  std::size_t first_row = 0;                          // of the piece, in `streams`
+};
+
+class BatchQueue {
+ public:
+  /// Both at least 1: rows of one batch, and of them the most that prefill takes.
+  BatchQueue(std::uint32_t max_rows, std::uint32_t prefill_rows);
+
+  /// `frame.streams` must be empty or have a whole number of floats for each of its rows.
+  void push(wire::WorkFrame frame);
+  void push_close(std::uint64_t session);
+  bool empty() const { return sessions_.empty(); }
+
+  /// The sessions whose closing has no work before it any more, in order of their turn.
+  std::vector<std::uint64_t> take_closes();
+  /// The next batch: at least one piece unless only closings (or nothing) wait.
+  std::vector<Piece> take_batch();
+
+ private:
+  struct Entry {
+    std::optional<Piece> work;  // none: close the session
+  };
+  using Line = std::deque<Entry>;
+
+  void append(std::uint64_t session, Entry entry);
+  /// Puts the session into the turn its head belongs to, or forgets it when nothing waits.
+  void enlist(std::uint64_t session);
+  Piece take_rows(std::uint64_t session, std::uint32_t rows);
+  std::uint32_t decode_rows();
+
+  std::uint32_t max_rows_;
+  std::uint32_t prefill_rows_;
+  bool prefill_turn_ = false;
+  std::unordered_map<std::uint64_t, Line> sessions_;  // none is empty; each is in exactly one turn
+  std::deque<std::uint64_t> closes_;
+  std::deque<std::uint64_t> decodes_;
+  std::deque<std::uint64_t> prefills_;
+};
+
+}  // namespace ds4::agent

@@ -1,0 +1,160 @@
+#include "agent/stage/stage.h"
+
+#include <sys/eventfd.h>
+
+#include <cerrno>
+#include <condition_variable>
+#include <iterator>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "agent/stage/runner.h"
+#include "engine/base/unique_fd.h"
+
+namespace ds4::agent {
+namespace {
+
+using Inbound = std::variant<wire::WorkFrame, wire::CloseFrame>;
+
+UniqueFd make_event() {
+  const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (fd < 0) throw std::system_error(errno, std::generic_category(), "eventfd of a stage");
+  return UniqueFd(fd);
+}
+
+}  // namespace
+
+struct Stage::Impl {
+  Impl(std::unique_ptr<Slice> owned, const StagePlace& where, const StageOptions& options)
+      : slice(std::move(owned)),
+        place(where),
+        runner(*slice, where, options),
+        event(make_event()),
+        thread([this] { work(); }) {}
+
+  ~Impl() {
+    {
+      const std::lock_guard lock(mutex);
+      stopping = true;
+    }
+    wake.notify_one();
+    thread.join();
+  }
+
+  void submit(Inbound frame) {
+    {
+      const std::lock_guard lock(mutex);
+      inbox.push_back(std::move(frame));
+    }
+    wake.notify_one();
+  }
+
+  // The engine thread.
+  void work() {
+    std::vector<Inbound> taken;
+    std::vector<Outgoing> out;
+    while (take_inbox(taken)) {
+      for (Inbound& frame : taken) accept(std::move(frame), out);
+      taken.clear();
+      runner.step(out);
+      publish(out);
+    }
+  }
+
+  /// Waits until there is something to do; false when it is time to end.
+  bool take_inbox(std::vector<Inbound>& taken) {
+    std::unique_lock lock(mutex);
+    if (runner.idle() && inbox.empty()) {
+      stats.busy_since = {};
+      wake.wait(lock, [this] { return stopping || !inbox.empty(); });
+    }
+    if (stopping) return false;
+    std::swap(taken, inbox);
+    stats.busy_since = std::chrono::steady_clock::now();
+    return true;
+  }
+
+  void accept(Inbound frame, std::vector<Outgoing>& out) {
+    if (auto* work_frame = std::get_if<wire::WorkFrame>(&frame)) {
+      runner.accept(std::move(*work_frame), out);
+    } else {
+      runner.accept(std::get<wire::CloseFrame>(frame));
+    }
+  }
+
+  void publish(std::vector<Outgoing>& out) {
+    const std::uint64_t kv_bytes = slice->kv_bytes();
+    {
+      const std::lock_guard lock(mutex);
+      stats.sessions = runner.sessions();
+      stats.kv_bytes = kv_bytes;
+      stats.rows_done = runner.rows_done();
+      stats.batches = runner.batches();
+      std::move(out.begin(), out.end(), std::back_inserter(outbox));
+    }
+    if (out.empty()) return;
+    out.clear();
+    ::eventfd_write(event.get(), 1);
+  }
+
+  // Touched by the engine thread alone once it runs.
+  const std::unique_ptr<Slice> slice;
+  const StagePlace place;
+  Runner runner;
+  const UniqueFd event;
+
+  std::mutex mutex;  // guards everything below
+  std::condition_variable wake;
+  std::vector<Inbound> inbox;
+  std::vector<Outgoing> outbox;
+  StageStats stats;
+  bool stopping = false;
+
+  std::thread thread;  // last: it uses all of the above
+};
+
+Stage::Stage(std::unique_ptr<Slice> slice, const StagePlace& place, const StageOptions& options)
+    : impl_(std::make_unique<Impl>(std::move(slice), place, options)) {}
+
+Stage::~Stage() = default;
+
+const StagePlace& Stage::place() const {
+  return impl_->place;
+}
+
+// Sizes never change, so both threads may read them.
+const HyperParams& Stage::params() const {
+  return impl_->slice->params();
+}
+
+std::uint64_t Stage::floats_per_row() const {
+  return std::uint64_t{params().n_streams} * params().n_embd;
+}
+
+void Stage::submit(wire::WorkFrame frame) {
+  if (frame.epoch == impl_->place.epoch) impl_->submit(std::move(frame));
+}
+
+void Stage::submit(wire::CloseFrame frame) {
+  if (frame.epoch == impl_->place.epoch) impl_->submit(std::move(frame));
+}
+
+int Stage::event_fd() const {
+  return impl_->event.get();
+}
+
+std::vector<Outgoing> Stage::drain() {
+  eventfd_t count = 0;
+  ::eventfd_read(impl_->event.get(), &count);  // before the look: what comes after it signals again
+  const std::lock_guard lock(impl_->mutex);
+  return std::exchange(impl_->outbox, {});
+}
+
+StageStats Stage::stats() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->stats;
+}
+
+}  // namespace ds4::agent
