@@ -3,11 +3,12 @@
 //
 // One idea carries this folder: a client and the agent talk by writing into memory that both have
 // mapped, and the kernel is asked only to wake a sleeper. The agent makes one region per client, a
-// memfd sealed against resizing, with a ring of submissions (client to agent), a ring of completions
-// (agent to client) and an arena of token ids (prompts, client to agent). Each position is a 64-bit
-// counter that only grows and that exactly one side writes; a slot is `position % entries`. Whatever
-// the client may write is hostile: the agent keeps its own positions privately, reads the client's
-// with bounds, copies an entry once into private memory and looks at nothing twice.
+// memfd sealed against resizing, with a ring of submissions (client to agent), a ring of
+// completions (agent to client) and an arena of token ids (prompts, client to agent). Each position
+// is a 64-bit counter that only grows and that exactly one side writes; a slot is `position %
+// entries`. Whatever the client may write is hostile: the agent keeps its own positions privately,
+// reads the client's with bounds, copies an entry once into private memory and looks at nothing
+// twice.
 //
 // PROTOCOL.md beside this file says the same in words, with offsets and memory ordering; the
 // static_asserts below tie the two together. All integers are little-endian, all reserved bytes are
@@ -30,24 +31,25 @@ inline constexpr std::uint16_t kMinorVersion = 0;
 // ---- Submissions ----------------------------------------------------------------------------
 
 enum class Op : std::uint16_t {
-  kGenerate = 1,      // answer a prompt
-  kPromptPart = 2,    // an earlier piece of the next generate's prompt, for prompts beyond the arena
-  kCancel = 3,        // end `request_id` early
+  kGenerate = 1,    // answer a prompt
+  kPromptPart = 2,  // an earlier piece of the next generate's prompt, for prompts beyond the arena
+  kCancel = 3,      // end `request_id` early
   kCloseSession = 4,  // forget a kept session
 };
 
-inline constexpr std::uint16_t kFlagLogprobs = 1U << 0;     // token completions carry log-probabilities
+inline constexpr std::uint16_t kFlagLogprobs = 1U
+                                               << 0;  // token completions carry log-probabilities
 inline constexpr std::uint16_t kFlagKeepSession = 1U << 1;  // the KV cache outlives the request
 inline constexpr std::uint16_t kFlagProgress = 1U << 2;     // progress completions during prefill
 inline constexpr std::uint16_t kKnownFlags = kFlagLogprobs | kFlagKeepSession | kFlagProgress;
 
 /// One request, two cache lines. Which fields an op uses is in PROTOCOL.md; the others are zero.
 struct SubmissionEntry {
-  std::uint64_t request_id = 0;   // chosen by the client; each new request's is larger than the last
-  std::uint16_t op = 0;           // Op
-  std::uint16_t flags = 0;        // kFlag*
-  std::uint32_t max_tokens = 0;   // 0: as many as the context holds
-  std::uint64_t session_id = 0;   // 0: a new session; else one that an earlier final named
+  std::uint64_t request_id = 0;  // chosen by the client; each new request's is larger than the last
+  std::uint16_t op = 0;          // Op
+  std::uint16_t flags = 0;       // kFlag*
+  std::uint32_t max_tokens = 0;  // 0: as many as the context holds
+  std::uint64_t session_id = 0;  // 0: a new session; else one that an earlier final named
   std::uint64_t arena_begin = 0;  // arena position of the first prompt token
   std::uint32_t prompt_tokens = 0;
   std::uint32_t stop_tokens = 0;  // they follow the prompt in the arena
@@ -95,9 +97,9 @@ inline constexpr std::size_t kMaxMessageBytes = 5 * kMessageFragmentBytes;
 /// One answer, one cache line: 16 bytes in common, then the body that `kind` names.
 struct CompletionEntry {
   std::uint64_t request_id = 0;
-  std::uint16_t kind = 0;          // Kind
-  std::uint16_t status = 0;        // Status (status.h), of a final
-  std::uint32_t text_bytes = 0;    // of a message fragment
+  std::uint16_t kind = 0;        // Kind
+  std::uint16_t status = 0;      // Status (status.h), of a final
+  std::uint32_t text_bytes = 0;  // of a message fragment
   std::array<std::byte, 48> body = {};
 
   template <typename Body>
@@ -123,9 +125,9 @@ inline constexpr std::uint32_t kWantSpace = 1U << 1;    // the other side has ma
 /// Pairs of cache lines: neighbours are prefetched together, so one line each would still bounce.
 inline constexpr std::size_t kLine = 128;
 
-/// Page 0 of the region. Everything before `state` is written by the agent before the client sees the
-/// region and never again, and the agent never reads it back: it keeps its own copy. The words below
-/// are accessed as atomics only (std::atomic_ref); each names its partner and order.
+/// Page 0 of the region. Everything before `state` is written by the agent before the client sees
+/// the region and never again, and the agent never reads it back: it keeps its own copy. The words
+/// below are accessed as atomics only (std::atomic_ref); each names its partner and order.
 struct RegionHeader {
   std::uint64_t magic = 0;  // kRegionMagic
   std::uint16_t major = 0;
@@ -156,7 +158,8 @@ struct RegionHeader {
   /// client_wants.
   alignas(kLine) std::uint64_t completion_tail = 0;
 
-  /// Completions consumed: client stores, agent loads. Orders as for submission_head, with agent_wants.
+  /// Completions consumed: client stores, agent loads. Orders as for submission_head, with
+  /// agent_wants.
   alignas(kLine) std::uint64_t completion_head = 0;
 
   /// kWant* bits of the agent, who sets them before it sleeps; the client takes them (exchange 0)
@@ -182,17 +185,18 @@ struct Hello {
   std::uint32_t magic = kHelloMagic;
   std::uint16_t major = kMajorVersion;
   std::uint16_t minor = kMinorVersion;
-  std::uint32_t submission_entries = 0;  // wishes; 0: the agent's choice. The agent rounds and bounds.
+  std::uint32_t submission_entries =
+      0;  // wishes; 0: the agent's choice. The agent rounds and bounds.
   std::uint32_t completion_entries = 0;
   std::uint32_t arena_tokens = 0;
-  std::uint32_t flags = 0;            // none yet
-  std::array<char, 40> name = {};     // of the program, for the agent's log; NUL-terminated
+  std::uint32_t flags = 0;         // none yet
+  std::array<char, 40> name = {};  // of the program, for the agent's log; NUL-terminated
   std::array<std::uint8_t, 64> reserved = {};
 };
 
-/// The agent's answer. With status 0, descriptors come along: region memfd, doorbell eventfd (client
-/// to agent), wake pipe's read end (agent to client), and, if metadata_bytes > 0, the metadata memfd.
-/// With any other status there are none, and `sentence` says why.
+/// The agent's answer. With status 0, descriptors come along: region memfd, doorbell eventfd
+/// (client to agent), wake pipe's read end (agent to client), and, if metadata_bytes > 0, the
+/// metadata memfd. With any other status there are none, and `sentence` says why.
 struct Welcome {
   std::uint32_t magic = kWelcomeMagic;
   std::uint16_t major = kMajorVersion;
@@ -203,8 +207,8 @@ struct Welcome {
   std::uint64_t region_bytes = 0;
   std::uint64_t metadata_bytes = 0;
   std::uint32_t vocabulary = 0;
-  std::uint32_t context = 0;        // positions that one session may hold
-  std::uint32_t max_requests = 0;   // in flight at once on this connection
+  std::uint32_t context = 0;       // positions that one session may hold
+  std::uint32_t max_requests = 0;  // in flight at once on this connection
   std::uint32_t max_stop_tokens = 0;
   std::array<char, 128> model = {};     // NUL-terminated
   std::array<char, 256> sentence = {};  // NUL-terminated, empty when accepted
@@ -242,7 +246,8 @@ static_assert(offsetof(CompletionEntry, body) == 16);
 static_assert(sizeof(TokenBody) == 48 && sizeof(ProgressBody) == 48 && sizeof(FinalBody) == 48);
 static_assert(offsetof(TokenBody, position) == 4 && offsetof(TokenBody, logprob) == 8);
 static_assert(offsetof(ProgressBody, total) == 4);
-static_assert(offsetof(FinalBody, prompt_tokens) == 8 && offsetof(FinalBody, generated_tokens) == 12);
+static_assert(offsetof(FinalBody, prompt_tokens) == 8 &&
+              offsetof(FinalBody, generated_tokens) == 12);
 static_assert(offsetof(FinalBody, stop_token) == 16);
 
 static_assert(sizeof(RegionHeader) == 4096);

@@ -62,8 +62,11 @@ Result<std::optional<Packet>> receive_packet(int socket, std::span<std::byte> bu
     message.msg_controllen = sizeof(control);
   }
   ssize_t n = 0;
+  // A hang-up that left something of ours unread is reported once as ECONNRESET, ahead of packets
+  // that are still queued here (a farewell, say); the second look finds those.
+  int resets = 0;
   do n = ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  while (n < 0 && errno == EINTR);
+  while (n < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
   if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return std::nullopt;
   if (n < 0 && errno == ECONNRESET) return Packet{};
   if (n < 0) return fail_errno("receive from the client socket");

@@ -15,7 +15,8 @@ namespace ds4::ipc {
 inline constexpr std::size_t kMaxPacketFds = 4;
 
 /// Sends one packet with up to kMaxPacketFds descriptors. Never blocks, never raises SIGPIPE.
-Result<void> send_packet(int socket, std::span<const std::byte> bytes, std::span<const int> fds = {});
+Result<void> send_packet(int socket, std::span<const std::byte> bytes,
+                         std::span<const int> fds = {});
 
 struct Packet {
   std::size_t bytes = 0;   // 0: the other end has hung up
@@ -23,8 +24,8 @@ struct Packet {
   std::vector<UniqueFd> fds;
 };
 
-/// Receives one packet into `buffer`; nullopt when there is none now. Descriptors beyond `max_fds` are
-/// closed (with 0 none ever reaches this process).
+/// Receives one packet into `buffer`; nullopt when there is none now. Descriptors beyond `max_fds`
+/// are closed (with 0 none ever reaches this process).
 Result<std::optional<Packet>> receive_packet(int socket, std::span<std::byte> buffer,
                                              std::size_t max_fds);
 

@@ -32,9 +32,12 @@ class MemFdView {
   int fd_;
 };
 
-std::uint64_t round_up(std::uint64_t value, std::uint64_t to) { return (value + to - 1) / to * to; }
+std::uint64_t round_up(std::uint64_t value, std::uint64_t to) {
+  return (value + to - 1) / to * to;
+}
 
-std::uint32_t fit(std::uint32_t wish, std::uint32_t standard, std::uint32_t min, std::uint32_t most) {
+std::uint32_t fit(std::uint32_t wish, std::uint32_t standard, std::uint32_t min,
+                  std::uint32_t most) {
   if (wish == 0) wish = std::min(standard, most);
   return std::bit_ceil(std::clamp(wish, min, std::bit_floor(std::max(most, min))));
 }
@@ -77,8 +80,10 @@ bool lies_inside(const RegionShape& shape, const Region::Offsets& at, std::uint6
   const auto inside = [&](std::uint64_t offset, std::uint64_t bytes) {
     return offset >= begin && offset % kLine == 0 && fits(offset, bytes, end);
   };
-  return inside(at.submissions, std::uint64_t{shape.submission_entries} * sizeof(SubmissionEntry)) &&
-         inside(at.completions, std::uint64_t{shape.completion_entries} * sizeof(CompletionEntry)) &&
+  return inside(at.submissions,
+                std::uint64_t{shape.submission_entries} * sizeof(SubmissionEntry)) &&
+         inside(at.completions,
+                std::uint64_t{shape.completion_entries} * sizeof(CompletionEntry)) &&
          inside(at.arena, std::uint64_t{shape.arena_tokens} * sizeof(std::int32_t));
 }
 
@@ -97,7 +102,9 @@ Mapping::~Mapping() = default;
 
 Result<Mapping> Mapping::map(int fd, std::uint64_t bytes, Access access) {
   try {
-    const auto mode = access == Access::kReadWrite ? bip::read_write : bip::read_only;
+    // Private for reading: kernels before 6.7 refuse a shared mapping of a write-sealed memfd, even
+    // one that only reads. Nothing is ever copied, since nothing is written.
+    const auto mode = access == Access::kReadWrite ? bip::read_write : bip::read_private;
     Mapping mapping;
     mapping.impl_ = std::make_unique<Impl>();
     mapping.impl_->region = bip::mapped_region(MemFdView(fd), mode, 0, bytes);
@@ -112,7 +119,9 @@ std::byte* Mapping::data() const {
   return impl_ ? static_cast<std::byte*>(impl_->region.get_address()) : nullptr;
 }
 
-std::size_t Mapping::size() const { return impl_ ? impl_->region.get_size() : 0; }
+std::size_t Mapping::size() const {
+  return impl_ ? impl_->region.get_size() : 0;
+}
 
 // ---- Shape ----------------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 // Where the shared bytes live: sealed memfds, mapped by Boost.Interprocess.
 //
 // The agent creates a region and seals it against resizing, so that no client can truncate it under
-// the agent's feet (which would be SIGBUS); all its pages are allocated at once, so that a full memory
-// file system is an error at the handshake and not a signal later. Boost's exceptions stop here.
+// the agent's feet (which would be SIGBUS); all its pages are allocated at once, so that a full
+// memory file system is an error at the handshake and not a signal later. Boost's exceptions stop
+// here.
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -16,8 +17,8 @@
 
 namespace ds4::ipc {
 
-/// Owner of a mapping of a whole file descriptor's [0, bytes). Move-only; unmaps on destruction. The
-/// descriptor may be closed once mapped.
+/// Owner of a mapping of a whole file descriptor's [0, bytes). Move-only; unmaps on destruction.
+/// The descriptor may be closed once mapped.
 class Mapping {
  public:
   enum class Access { kReadOnly, kReadWrite };
@@ -56,8 +57,8 @@ inline constexpr std::uint32_t kMaxRingEntries = 1U << 16;
 inline constexpr std::uint32_t kMinArenaTokens = 1024;
 inline constexpr std::uint32_t kMaxArenaTokens = 1U << 20;
 
-/// A client's wishes made fit: 0 becomes the default, everything is rounded up to a power of two and
-/// brought into [min, min(max, most)].
+/// A client's wishes made fit: 0 becomes the default, everything is rounded up to a power of two
+/// and brought into [min, min(max, most)].
 RegionShape fit_shape(const Hello& wishes, const RegionShape& most);
 
 /// A mapped region. Both ends use this class; what differs is who made it.
@@ -69,7 +70,8 @@ class Region {
     std::uint32_t arena = 0;
   };
 
-  /// Agent: a new memfd of this shape, header written, allocated and sealed. `fd` is to be passed on.
+  /// Agent: a new memfd of this shape, header written, allocated and sealed. `fd` is to be passed
+  /// on.
   struct Created;
   static Result<Created> create(const RegionShape& shape);
 

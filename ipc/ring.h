@@ -1,15 +1,15 @@
 #pragma once
-// One direction of the region: a single-producer, single-consumer ring between two processes that do
-// not trust each other.
+// One direction of the region: a single-producer, single-consumer ring between two processes that
+// do not trust each other.
 //
-// Each side owns one position and keeps its own copy of it, so nothing the other side scribbles into
-// shared memory can move it; it reads the other's position only when its cached view says "full" or
-// "empty", which leaves the cache line alone while there is work (the cached-index idea of
-// rigtorp/SPSCQueue). A position that goes back or runs ahead of what is possible marks the ring
+// Each side owns one position and keeps its own copy of it, so nothing the other side scribbles
+// into shared memory can move it; it reads the other's position only when its cached view says
+// "full" or "empty", which leaves the cache line alone while there is work (the cached-index idea
+// of rigtorp/SPSCQueue). A position that goes back or runs ahead of what is possible marks the ring
 // broken for good: every later push or pop fails, and broken() tells the owner to hang up.
 //
-// Entries are copied word by word with relaxed atomic loads and stores: the other process may write at
-// the same time, and then the copy is garbage but never a data race, never read twice.
+// Entries are copied word by word with relaxed atomic loads and stores: the other process may write
+// at the same time, and then the copy is garbage but never a data race, never read twice.
 //
 // Thread rule: one thread at a time per side.
 #include <atomic>
@@ -23,8 +23,8 @@ namespace ds4::ipc {
 namespace ring_detail {
 
 template <typename Entry>
-inline constexpr bool kIsEntry =
-    std::is_trivially_copyable_v<Entry> && sizeof(Entry) % 8 == 0 && alignof(Entry) <= 8;
+inline constexpr bool kIsEntry = std::is_trivially_copyable_v<Entry> && sizeof(Entry) % 8 == 0 &&
+                                 alignof(Entry) <= 8;
 
 template <typename Entry>
 void copy_out(Entry& to, std::uint64_t* from) {
@@ -61,8 +61,8 @@ class RingProducer {
   /// For a ring on which nothing has been pushed or popped yet.
   explicit RingProducer(RingMemory memory) : memory_(memory) {}
 
-  /// Slots free now, at least as far as `wanted`: the consumer's position is read only if the cached
-  /// one leaves fewer than that.
+  /// Slots free now, at least as far as `wanted`: the consumer's position is read only if the
+  /// cached one leaves fewer than that.
   std::uint32_t space(std::uint32_t wanted = 1) {
     if (memory_.entries - used() < wanted) refresh();
     return broken_ ? 0 : memory_.entries - used();

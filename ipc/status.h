@@ -1,6 +1,6 @@
 #pragma once
-// How a request can end, and what the route is doing: numbers that never change their meaning. The C
-// header (ds4.h) repeats them; a test holds the two together.
+// How a request can end, and what the route is doing: numbers that never change their meaning. The
+// C header (ds4.h) repeats them; a test holds the two together.
 #include <cstdint>
 #include <string_view>
 
@@ -33,8 +33,8 @@ bool is_error(Status status);
 bool is_retryable(Status status);
 
 enum class RouteState : std::uint32_t {
-  kIdle = 0,      // no layers assigned
-  kLoading = 1,   // weights on their way, or waiting for the canary token
+  kIdle = 0,     // no layers assigned
+  kLoading = 1,  // weights on their way, or waiting for the canary token
   kReady = 2,
   kDegraded = 3,  // a node does not answer
   kStopping = 4,

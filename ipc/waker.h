@@ -2,12 +2,13 @@
 // Sleeping without missing a wake-up, and waking only who sleeps.
 //
 // The side that is about to sleep stores what it wants to be woken for, then looks at the ring once
-// more. The other side publishes, then looks at the want. This is the store-load pattern: with release
-// and acquire alone both could read the old value, one sleeping beside a full ring, the other not
-// signalling. So these four accesses, and only these, are sequentially consistent: in their single
-// total order either the sleeper's second look comes after the publication and sees it, or the want
-// comes before the publisher's look and is seen. (Sequentially consistent operations rather than
-// fences: they compile to the same instructions and the thread sanitizer understands them.)
+// more. The other side publishes, then looks at the want. This is the store-load pattern: with
+// release and acquire alone both could read the old value, one sleeping beside a full ring, the
+// other not signalling. So these four accesses, and only these, are sequentially consistent: in
+// their single total order either the sleeper's second look comes after the publication and sees
+// it, or the want comes before the publisher's look and is seen. (Sequentially consistent
+// operations rather than fences: they compile to the same instructions and the thread sanitizer
+// understands them.)
 //
 // Taking the want (exchange 0) before signalling means one system call per sleep, however much is
 // published meanwhile.

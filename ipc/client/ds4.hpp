@@ -50,8 +50,8 @@ struct Message {
 
 /// What ds4_request says, with views: they need only live until submit() returns.
 struct Request {
-  std::span<const Token> prompt;
-  std::span<const Token> stop;
+  std::span<const Token> prompt = {};
+  std::span<const Token> stop = {};
   std::uint32_t max_tokens = 0;
   float temperature = 0;
   float top_p = 1;

@@ -45,7 +45,8 @@ using Request = std::variant<GenerateRequest, CancelRequest, CloseSessionRequest
 /// Bounds that one connection's requests are checked against.
 struct RequestLimits {
   std::uint32_t vocabulary = 0;
-  std::uint32_t context = 0;      // prompt tokens of one request; what a session holds is the agent's check
+  std::uint32_t context =
+      0;  // prompt tokens of one request; what a session holds is the agent's check
   std::uint32_t max_requests = 32;  // in flight at once
   std::uint32_t max_stop_tokens = 64;
 };

@@ -1,8 +1,8 @@
 #pragma once
-// The agent's end: accepts clients, hands over their regions, turns their submissions into validated
-// requests and their answers into completions. It owns every descriptor of every client and trusts
-// none of them; a client that breaks the protocol is hung up on with a sentence, and nobody else
-// notices.
+// The agent's end: accepts clients, hands over their regions, turns their submissions into
+// validated requests and their answers into completions. It owns every descriptor of every client
+// and trusts none of them; a client that breaks the protocol is hung up on with a sentence, and
+// nobody else notices.
 //
 // Thread rule: everything on one thread, the agent's main loop, which polls poll_fd().
 #include <cstdint>
@@ -23,11 +23,14 @@ using ClientId = std::uint64_t;  // never used twice
 class RequestHandler {
  public:
   virtual ~RequestHandler() = default;
-  /// A valid request. Generate and close_session must be answered with finish() in the end, whatever
-  /// happens. May be called only from Server::run_ready().
+  // All three are called from Server::run_ready() only. They may call token(), progress(), finish()
+  // and can_take(), but neither shut_down() nor run_ready().
+
+  /// A valid request. Generate and close_session must be answered with finish() in the end,
+  /// whatever happens; ids are unique per client.
   virtual void on_request(ClientId client, Request request) = 0;
-  /// The client is gone (hung up, killed, or broke the protocol): cancel all that is its. No call about
-  /// it is valid afterwards, though late ones are ignored.
+  /// The client is gone (hung up, killed, or broke the protocol): cancel all that is its. No call
+  /// about it is valid afterwards, though late ones are ignored.
   virtual void on_gone(ClientId client) = 0;
   /// The client has drained its completion ring after can_take() said no.
   virtual void on_space(ClientId client) = 0;
@@ -36,11 +39,14 @@ class RequestHandler {
 struct ServerConfig {
   std::string socket_path = kDefaultSocketPath;
   std::string group;  // may connect besides the agent's own user; empty: the agent's own group
-  RegionShape most_shape{.submission_entries = 1024, .completion_entries = 16384, .arena_tokens = 1u << 18};
+  RegionShape most_shape{
+      .submission_entries = 1024, .completion_entries = 16384, .arena_tokens = 1U << 18};
   std::uint32_t max_clients = 1024;
+  std::uint32_t max_clients_per_user = 512;
 };
 
-/// What a new client is told; changes with the assignment.
+/// What a new client is told; changes with the assignment. With limits.vocabulary 0 there is no
+/// model: clients may connect, and every request ends with kRouteNotReady.
 struct ModelCard {
   std::string model;
   RequestLimits limits;
@@ -50,18 +56,27 @@ struct ModelCard {
 class Server {
  public:
   /// Binds and listens (replacing a dead agent's socket, refusing to replace a living one's).
-  static Result<std::unique_ptr<Server>> listen(const ServerConfig& config, RequestHandler& handler);
+  static Result<std::unique_ptr<Server>> listen(const ServerConfig& config,
+                                                RequestHandler& handler);
   ~Server();
 
   /// Readable when run_ready() has work.
   int poll_fd() const;
   void run_ready();
 
+  /// A card that differs from the one before hangs up on the clients that were told the other one:
+  /// their tokens mean nothing to the new model. They learn a retryable reason, and the handler
+  /// on_gone() from the next run_ready(). An equal card disturbs nobody.
   Result<void> set_model(const ModelCard& card);
   void set_route_state(RouteState state);
 
-  // Answers. A client's completions beyond its ring wait in a private queue; can_take() says whether the
-  // ring has room for what one more token may need, and a caller that heeds it keeps that queue empty.
+  // Answers. Unknown clients and requests that have ended are ignored. A client's completions
+  // beyond its ring wait in a private queue; can_take() says whether the ring has room for what one
+  // more token may need. A caller that heeds it keeps that queue short; a client whose queue
+  // outgrows what its requests in flight can explain is hung up on. While can_take() is false,
+  // progress() is dropped.
+
+  /// After false, on_space() follows once there is room (or on_gone()). False for unknown clients.
   bool can_take(ClientId client);
   void token(ClientId client, std::uint64_t request_id, std::int32_t token, std::uint32_t position,
              float logprob);
@@ -78,7 +93,8 @@ class Server {
   /// Wakes the clients that have new completions and sleep; call once per turn of the main loop.
   void flush();
 
-  /// Tells every client with a farewell and hangs up. Afterwards nobody is accepted.
+  /// Tells every client with a farewell and hangs up, without on_gone(). Afterwards nobody is
+  /// accepted and the socket's path is gone. What was finish()ed before still reaches the clients.
   void shut_down(Status status, std::string_view sentence);
   std::size_t clients() const;
 

@@ -9,7 +9,9 @@ namespace ds4::ipc {
 
 namespace {
 
-Refusal invalid(std::string sentence) { return {Status::kInvalid, std::move(sentence)}; }
+Refusal invalid(std::string sentence) {
+  return {Status::kInvalid, std::move(sentence)};
+}
 
 /// An entry in which everything is zero except what every op uses.
 SubmissionEntry bare(const SubmissionEntry& entry) {
@@ -30,12 +32,14 @@ bool in_range(float value, float least, float most) {
 
 std::optional<Refusal> check_sampling(const SubmissionEntry& entry) {
   if (!in_range(entry.temperature, 0, kMaxTemperature))
-    return invalid(fmt::format("temperature {} is not within 0 and {}", entry.temperature,
-                               kMaxTemperature));
+    return invalid(
+        fmt::format("temperature {} is not within 0 and {}", entry.temperature, kMaxTemperature));
   if (!in_range(entry.top_p, 0, 1) || entry.top_p == 0)
-    return invalid(fmt::format("top_p {} is not above 0 and at most 1 (1 turns it off)", entry.top_p));
+    return invalid(
+        fmt::format("top_p {} is not above 0 and at most 1 (1 turns it off)", entry.top_p));
   if (!in_range(entry.min_p, 0, 1) || entry.min_p == 1)
-    return invalid(fmt::format("min_p {} is not at least 0 and below 1 (0 turns it off)", entry.min_p));
+    return invalid(
+        fmt::format("min_p {} is not at least 0 and below 1 (0 turns it off)", entry.min_p));
   return std::nullopt;
 }
 
@@ -51,8 +55,8 @@ std::optional<Refusal> check_generate(const SubmissionEntry& entry, const Reques
 }
 
 /// For ops that use a few fields only: any other one set means a newer or a broken client.
-std::optional<Refusal> check_rest_zero(const SubmissionEntry& entry, const SubmissionEntry& expected,
-                                       const char* op) {
+std::optional<Refusal> check_rest_zero(const SubmissionEntry& entry,
+                                       const SubmissionEntry& expected, const char* op) {
   if (same_bytes(entry, expected)) return std::nullopt;
   return invalid(fmt::format("{} sets fields that it does not use", op));
 }
@@ -70,7 +74,8 @@ std::optional<Refusal> check_fields(const SubmissionEntry& entry, const RequestL
       expected.arena_begin = entry.arena_begin;
       expected.prompt_tokens = entry.prompt_tokens;
       return check_rest_zero(entry, expected, "prompt_part");
-    case Op::kCancel: return check_rest_zero(entry, expected, "cancel");
+    case Op::kCancel:
+      return check_rest_zero(entry, expected, "cancel");
     case Op::kCloseSession:
       expected.session_id = entry.session_id;
       if (entry.session_id == 0) return invalid("close_session names no session");
@@ -85,8 +90,8 @@ std::optional<Refusal> check_tokens(std::span<const std::int32_t> tokens, std::u
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] >= 0 && static_cast<std::uint32_t>(tokens[i]) < vocabulary) continue;
     return Refusal{Status::kOutOfRange,
-                   fmt::format("{} {} is {}, but the vocabulary has {} tokens (0 to {})", what, i,
-                               tokens[i], vocabulary, vocabulary - 1)};
+                   fmt::format("{} {} is {}, but the vocabulary has {} tokens, counted from 0",
+                               what, i, tokens[i], vocabulary)};
   }
   return std::nullopt;
 }

@@ -1,6 +1,7 @@
 #pragma once
-// The pure part of reading a client's entries: is this one entry, already copied into private memory,
-// something the agent may act on? No state, no clock, no shared memory: this is what is fuzzed.
+// The pure part of reading a client's entries: is this one entry, already copied into private
+// memory, something the agent may act on? No state, no clock, no shared memory: this is what is
+// fuzzed.
 #include <cstdint>
 #include <optional>
 #include <span>

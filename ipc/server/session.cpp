@@ -1,0 +1,113 @@
+#include "ipc/server/session.h"
+
+#include <atomic>
+
+namespace ds4::ipc {
+
+Session::Session(Region region, const RequestLimits& limits)
+    : region_(std::move(region)),
+      intake_(region_, limits),
+      outlet_(region_),
+      sleeper_(&region_.header().agent_wants),
+      waker_(&region_.header().client_wants),
+      // A caller that heeds can_take() queues at most a token that was on its way and a final for
+      // each request in flight; nothing new is read while anything is queued.
+      most_queued_(std::size_t{limits.max_requests + 8} * kTokenRoom) {}
+
+bool Session::turn(Sink& sink) {
+  sleeper_.awake();
+  outlet_.drain();
+  const bool more = consume(sink);
+  if (starved_ && outlet_.has_room()) {
+    starved_ = false;
+    sink.on_space();
+  }
+  if (broken()) return false;
+  return more || arm();
+}
+
+/// True if the turn's budget ended before the ring did.
+bool Session::consume(Sink& sink) {
+  std::uint32_t entries = 0;
+  std::uint32_t tokens = 0;
+  bool more = true;
+  while (more && entries < kEntriesPerTurn && tokens < kTokensPerTurn && outlet_.queued() == 0) {
+    Intake::Step step = intake_.next();
+    tokens += intake_.last_tokens();
+    ++entries;
+    if (auto* request = std::get_if<Request>(&step)) {
+      sink.on_request(std::move(*request));
+    } else if (auto* refused = std::get_if<Intake::Refused>(&step)) {
+      outlet_.final(refused->id, refused->refusal.status, refused->refusal.sentence, {});
+    } else if (auto* broken = std::get_if<Intake::Broken>(&step)) {
+      broken_ = std::move(broken->sentence);
+      return false;
+    } else if (std::holds_alternative<Intake::Nothing>(step)) {
+      --entries;
+      more = false;
+    }
+  }
+  if (entries > 0) {
+    intake_.release_ordered();
+    made_room_ = true;
+  }
+  return more && outlet_.queued() == 0;
+}
+
+/// Before the agent turns away from this client: says what it is to be woken for, then looks again.
+bool Session::arm() {
+  const bool blocked = outlet_.queued() > 0;
+  sleeper_.want(kWantEntries | (blocked || starved_ ? kWantSpace : 0));
+  if (blocked) return outlet_.has_space_ordered(1);
+  if (starved_ && outlet_.has_space_ordered(kTokenRoom)) return true;
+  return !intake_.empty_ordered();
+}
+
+// ---- Answers --------------------------------------------------------------------------------
+
+bool Session::can_take() {
+  if (outlet_.has_room()) return true;
+  starved_ = true;
+  return false;
+}
+
+void Session::token(std::uint64_t request_id, std::int32_t token, std::uint32_t position,
+                    float logprob) {
+  if (intake_.in_flight(request_id)) outlet_.token(request_id, token, position, logprob);
+}
+
+void Session::progress(std::uint64_t request_id, std::uint32_t done, std::uint32_t total) {
+  if (intake_.in_flight(request_id)) outlet_.progress(request_id, done, total);
+}
+
+void Session::finish(std::uint64_t request_id, const Server::Final& final) {
+  if (!intake_.end(request_id)) return;
+  FinalBody body;
+  body.session_id = final.session_id;
+  body.prompt_tokens = final.prompt_tokens;
+  body.generated_tokens = final.generated_tokens;
+  body.stop_token = final.stop_token;
+  outlet_.final(request_id, final.status, final.sentence, body);
+}
+
+void Session::set_route_state(RouteState state) {
+  std::atomic_ref(region_.header().route_state)
+      .store(static_cast<std::uint32_t>(state), std::memory_order_release);
+}
+
+bool Session::flush() {
+  outlet_.publish_ordered();
+  const std::uint32_t bits = kWantEntries | (made_room_ ? kWantSpace : 0);
+  made_room_ = false;
+  return waker_.take(bits);
+}
+
+std::optional<std::string> Session::broken() const {
+  if (!broken_.empty()) return broken_;
+  if (intake_.broken()) return "the submission ring's position jumped";
+  if (outlet_.broken()) return "the completion ring's position jumped";
+  if (outlet_.queued() > most_queued_) return "the program does not read the answers it asked for";
+  return std::nullopt;
+}
+
+}  // namespace ds4::ipc
