@@ -15,7 +15,8 @@ namespace ds4 {
 namespace {
 
 constexpr std::uint64_t kFirstHeaderBytes = 1u << 20;
-constexpr std::uint64_t kMaxHeaderBytes = 1u << 30;
+// Twenty times the largest known; a hostile length must not make the agent read for long.
+constexpr std::uint64_t kMaxHeaderBytes = 1u << 27;
 constexpr std::uint64_t kSampleBytes = 4096;
 constexpr std::size_t kMaxSamples = 512;  // 2 MiB, whatever the model's size
 
