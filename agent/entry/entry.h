@@ -4,9 +4,23 @@
 // goes through EntryPort, so tests drive it with a fake.
 //
 // It keeps, per session, every token so far (the journal) with its rolling hash, at most a bounded
-// number of prefill chunks in flight, and one decode step at a time. A client that does not drain its
-// ring pauses its own requests. When the route goes, unfinished requests end with a typed, retryable
-// error; no token is ever delivered twice.
+// number of prefill chunks in flight, and one decode step at a time. A client that does not drain
+// its ring pauses its own requests. When the route goes, unfinished requests end with a typed,
+// retryable error; no token is ever delivered twice.
+//
+// What a request leaves behind. An answer that ends well, or is cancelled, leaves its prompt and
+// its tokens in the session if keep_session asked for that (the stop token too, though it is not
+// delivered, so that the next turn of a chat follows a finished one); otherwise the session ends.
+// An error leaves a session that the request continued as it was before the request, whatever
+// keep_session said, so the same request may simply be sent again; a new session ends. A final
+// names the session exactly if it lives on. The last token of an answer is in the journal but has
+// not been through the model: it goes first when the session continues, and an empty prompt
+// continues with it alone.
+//
+// Caches come and go under the journal: when the route has changed, a stage no longer holds the
+// prefix, or its memory was needed elsewhere, the session is fed again from its first token, unseen
+// by the client. A route that runs out of memory for caches makes this entry give up those of its
+// kept, idle sessions, longest unused first, before it says busy.
 #include <cstdint>
 #include <memory>
 #include <string_view>
@@ -33,14 +47,18 @@ class EntryPort {
 };
 
 struct EntryConfig {
-  std::uint32_t context = 0;          // positions a session may hold
-  std::uint32_t prefill_chunk = 512;  // tokens of one work item
-  std::uint32_t chunks_in_flight = 2; // of one session
-  std::uint32_t max_sessions = 1024;  // kept and active; beyond: busy
+  std::uint32_t context = 0;              // positions a session may hold
+  std::uint32_t prefill_chunk = 512;      // tokens of one work item
+  std::uint32_t chunks_in_flight = 2;     // of one session
+  std::uint32_t tokens_in_flight = 4096;  // of all sessions' prefill; clients take turns for it
+  std::uint32_t max_sessions = 1024;      // kept and active; beyond: busy
+  /// Where session ids begin. Drawn at random by every process, so that sessions of different
+  /// agents, and of one agent before and after a restart, are never taken for one another.
+  std::uint64_t session_base = 1;
 };
 
-/// What the entry may use now. `serial` changes with every change of route, so sessions of an earlier
-/// one are known to be lost.
+/// What the entry may use now. `serial` changes with every change of route, so sessions of an
+/// earlier one are known to be lost.
 struct RouteView {
   bool ready = false;
   ipc::RouteState state = ipc::RouteState::kIdle;
@@ -54,16 +72,20 @@ class Entry {
   Entry(const EntryConfig& config, EntryPort& port);
   ~Entry();
 
+  /// A close_session ends the request that is using the session as cancelled, then itself.
   void on_request(ipc::ClientId client, ipc::Request request);
   void on_gone(ipc::ClientId client);
   void on_space(ipc::ClientId client);
+  /// Of the current epoch. What concerns no session of this entry (any more) is ignored.
   void on_outcome(const wire::Outcome& outcome);
   void on_error(const wire::ErrorFrame& error);
+  /// Not ready: requests in progress end with kPeerLost. Another serial: every cache is lost;
+  /// requests in progress go on by replay if the new route is ready.
   void on_route(const RouteView& route);
-  /// Ends everything: the agent is stopping.
+  /// Ends everything: the agent is stopping. Later requests end with kAgentShutdown.
   void shut_down();
 
-  std::size_t sessions() const;
+  std::size_t sessions() const;  // kept and active
   std::size_t active_requests() const;
 
  private:

@@ -1,0 +1,98 @@
+#pragma once
+// Internal to agent/entry: the state machine. What clients ask is in requests.cpp, what the route
+// answers in answers.cpp, and what both need (feeding and ending) in entry.cpp.
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "agent/entry/entry.h"
+#include "agent/entry/rotation.h"
+#include "agent/entry/session.h"
+
+namespace ds4::agent {
+
+struct Entry::Impl {
+  Impl(const EntryConfig& settings, EntryPort& where);
+
+  // ---- requests.cpp ----
+  void generate(ipc::ClientId client, ipc::GenerateRequest request);
+  void cancel(ipc::ClientId client, const ipc::CancelRequest& request);
+  void close_session(ipc::ClientId client, const ipc::CloseSessionRequest& request);
+  void gone(ipc::ClientId client);
+  void space(ipc::ClientId client);
+
+  // ---- answers.cpp ----
+  void outcome(const wire::Outcome& outcome);
+  void error(const wire::ErrorFrame& error);
+  void route(const RouteView& view);
+  void shut_down();
+
+  // ---- entry.cpp ----
+  Session* find(ipc::ClientId client, std::uint64_t id);
+  Session* find_by_route_id(std::uint64_t route_id);
+  /// Lets the session feed what it has not fed: the next decode step at once, prefill in its turn.
+  void feed(Session& session);
+  /// Sends prefill chunks while the bound on tokens in flight allows.
+  void pump();
+  void acknowledge(Session& session, std::uint32_t position);
+  /// Gives up the session's cache, telling the route; its tokens stay.
+  void give_up_cache(Session& session);
+  /// The same where the route has lost it already and need not be told.
+  void forget_cache(Session& session);
+  /// Gives up the cache of the kept session that has been idle the longest. False if there is none.
+  bool give_up_an_idle_cache();
+  void finish(Session& session, ipc::Status status, std::string sentence,
+              std::int32_t stop_token = -1);
+  /// Forgets the session and its cache; a request in progress gets no answer.
+  void drop(Session& session);
+
+ private:
+  friend class Entry;
+
+  // requests.cpp
+  struct Refusal {
+    ipc::Status status;
+    std::string sentence;
+  };
+  std::optional<Refusal> check(const ipc::GenerateRequest& request, const Session* session) const;
+  Session& begin(ipc::ClientId client, ipc::GenerateRequest& request, Session* session);
+
+  // answers.cpp
+  void deliver(Session& session, const wire::Outcome& outcome);
+  void report_progress(Session& session, std::uint32_t position);
+  void item_failed(Session& session, const wire::ErrorFrame& error);
+  void replay(Session& session);
+  void lose_all_caches();
+  void end_all(ipc::Status status, const std::string& sentence);
+
+  // entry.cpp
+  void queue_prefill(Session& session);
+  std::uint64_t next_id();
+  void send_close(std::uint64_t route_id);
+  std::uint32_t context_for(const Session& session) const;
+
+  const EntryConfig config;
+  EntryPort& port;
+
+  bool ready = false;
+  bool stopped = false;
+  ipc::RouteState state = ipc::RouteState::kIdle;
+  std::uint64_t serial = 0;
+  std::uint32_t entry_index = 0;
+  std::string reason;
+
+  std::uint64_t next;      // session and route ids
+  std::uint64_t uses = 0;  // counts requests: the clock of Session::last_used
+  std::map<std::uint64_t, std::unique_ptr<Session>> by_id;
+  std::unordered_map<std::uint64_t, Session*> by_route_id;
+  std::map<std::pair<ipc::ClientId, std::uint64_t>, Session*> requests;
+  std::map<ipc::ClientId, std::vector<std::uint64_t>> paused;  // sessions; may name ones that ended
+  Rotation rotation;
+  std::uint64_t tokens_in_flight = 0;      // of prefill chunks not acknowledged
+  std::vector<std::uint64_t> closes_owed;  // to the route once it is ready again
+};
+
+}  // namespace ds4::agent
