@@ -38,7 +38,9 @@ void start_reading(int fd, std::uint64_t offset, std::uint64_t bytes) {
 Result<void> populate_cover(int fd, const SpanMap& map, const SpanCover& cover,
                             const LoadOptions& options) {
   const std::uint64_t page = system_page_bytes();
-  const std::uint64_t chunk_bytes = std::max(options.chunk_bytes / page, std::uint64_t{1}) * page;
+  constexpr std::uint64_t kMaxChunkBytes = 1u << 30;
+  const std::uint64_t chunk_bytes =
+      std::clamp(options.chunk_bytes & ~(page - 1), page, kMaxChunkBytes);
   std::uint64_t done = 0;
   for (const Interval& interval : cover.intervals()) {
     for (std::uint64_t at = interval.begin; at < interval.end; at += chunk_bytes) {
