@@ -158,6 +158,17 @@ Actions RouteMachine::on_load_failed(std::uint64_t epoch, const Error& error) {
   return {};
 }
 
+Actions RouteMachine::on_slice_lost(std::uint64_t epoch, std::string_view why, TimePoint now) {
+  Actions actions;
+  if (!committed_ || committed_->epoch != epoch) return actions;
+  own_ = OwnSlice::kFailed;
+  own_error_ = why;
+  actions.emplace_back(ForgetSlice{epoch});
+  ping_all(now, actions);
+  settle(now, actions);
+  return actions;
+}
+
 // ---- the other stages ------------------------------------------------------------------------
 
 Actions RouteMachine::on_ping(const wire::PingFrame& ping, TimePoint now) {
@@ -214,6 +225,17 @@ Actions RouteMachine::tick(TimePoint now) {
   if (!committed_ || peers_.empty()) return actions;
   settle(now, actions);
   if (now >= next_ping_) ping_all(now, actions);
+  return actions;
+}
+
+Actions RouteMachine::stop() {
+  Actions actions;
+  stopping_ = true;
+  if (committed_ && !peers_.empty()) {
+    crossed_ = false;
+    own_ = OwnSlice::kLoading;
+    ping_all(next_ping_, actions);
+  }
   return actions;
 }
 

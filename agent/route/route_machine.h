@@ -94,6 +94,9 @@ class RouteMachine {
   Actions on_loaded(std::uint64_t epoch, TimePoint now);
   Actions on_load_failed(std::uint64_t epoch, const Error& error);
 
+  /// What was loaded cannot run (any more).
+  Actions on_slice_lost(std::uint64_t epoch, std::string_view why, TimePoint now);
+
   // The other stages.
   Actions on_ping(const wire::PingFrame& ping, TimePoint now);
   /// A frame could not be sent to `stage`.
@@ -104,7 +107,8 @@ class RouteMachine {
 
   /// Call at least every timing.ping.
   Actions tick(TimePoint now);
-  void stop() { stopping_ = true; }
+  /// The agent is going: the others need not wait for the timeout to notice.
+  Actions stop();
 
   wire::NodeState state() const;
   /// One sentence; empty when there is nothing to say.

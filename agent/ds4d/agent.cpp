@@ -1,0 +1,341 @@
+#include "agent/ds4d/agent.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+
+#include "agent/ds4d/version.h"
+#include "agent/loader/budget.h"
+#include "agent/log/log.h"
+
+namespace ds4::agent {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kIdleTurn{500};  // no route, hence no pings
+constexpr int kMessagesPerTurn = 256;  // so that clients and the engine are heard in between
+
+/// Below 2^62, so that what counts on from it stays clear of the canaries' bit.
+std::uint64_t random_base() {
+  std::uint64_t value = 0;
+  if (::getrandom(&value, sizeof(value), 0) != static_cast<ssize_t>(sizeof(value))) {
+    value = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
+  }
+  return (value >> 2) | 1;
+}
+
+ipc::RouteState client_state(wire::NodeState state) {
+  switch (state) {
+    case wire::NodeState::kIdle:
+      return ipc::RouteState::kIdle;
+    case wire::NodeState::kLoading:
+    case wire::NodeState::kPrepared:
+    case wire::NodeState::kJoining:
+      return ipc::RouteState::kLoading;
+    case wire::NodeState::kReady:
+      return ipc::RouteState::kReady;
+    case wire::NodeState::kDegraded:
+    case wire::NodeState::kFailed:
+      return ipc::RouteState::kDegraded;
+    case wire::NodeState::kStopping:
+      return ipc::RouteState::kStopping;
+  }
+  return ipc::RouteState::kIdle;
+}
+
+LogLevel level_for(wire::NodeState state) {
+  switch (state) {
+    case wire::NodeState::kFailed:
+      return LogLevel::kError;
+    case wire::NodeState::kDegraded:
+      return LogLevel::kWarning;
+    case wire::NodeState::kReady:
+      return LogLevel::kNotice;
+    default:
+      return LogLevel::kInfo;
+  }
+}
+
+}  // namespace
+
+Agent::Agent(const Config& config, StopSignals signals)
+    : config_(config), signals_(std::move(signals)), instance_(random_base()) {}
+
+Agent::~Agent() = default;
+
+// ---- start -----------------------------------------------------------------------------------
+
+Result<std::unique_ptr<Agent>> Agent::create(const Config& config, StopSignals signals) {
+  std::unique_ptr<Agent> agent(new Agent(config, std::move(signals)));
+  DS4_TRY(agent->open_model());
+  DS4_TRY(agent->open_state());
+  DS4_TRY(agent->open_sockets());
+  agent->start();
+  return agent;
+}
+
+Result<void> Agent::open_model() {
+  DS4_ASSIGN(model_, ModelFile::open(config_.model));
+  auto params = HyperParams::read(model_->gguf());
+  if (!params) return fail(std::move(params).error(), config_.model);
+  params_ = *std::move(params);
+  facts_ = {config_.name, config_.model, model_->fingerprint(), params_.n_layer};
+  context_ = config_.engine.context;
+  if (params_.context_length > 0 && context_ > params_.context_length) {
+    log(LogLevel::kNotice, "engine.context {} is above the model's own {}: using that", context_,
+        params_.context_length);
+    context_ = params_.context_length;
+  }
+  return {};
+}
+
+Result<void> Agent::open_state() {
+  DS4_ASSIGN(ledger_file_, LedgerFile::open(config_.state_dir));
+  DS4_ASSIGN(const Ledger ledger, ledger_file_->load());
+  RouteTiming timing;
+  timing.ping = std::chrono::milliseconds(config_.link.ping_ms);
+  timing.timeout = std::chrono::milliseconds(config_.link.timeout_ms);
+  machine_.emplace(timing, instance_, ledger);
+  return {};
+}
+
+Result<void> Agent::open_sockets() {
+  const std::uint64_t floats_per_row = std::uint64_t{params_.n_streams} * params_.n_embd;
+  LinkConfig link;
+  link.address = config_.listen.address;
+  // Rows of a peer may be more than ours: as many as the configuration allows anyone.
+  link.max_message_bytes = std::max<std::uint64_t>(8U << 20, 4096 * floats_per_row * sizeof(float));
+  link.timeout = std::chrono::milliseconds(config_.link.timeout_ms);
+  DS4_ASSIGN(links_, Links::bind(link));
+
+  EntryConfig entry;
+  entry.context = context_;
+  entry.prefill_chunk = config_.engine.prefill_chunk;
+  entry.session_base = instance_;
+  RouteEvents& events = *this;
+  plane_ = std::make_unique<DataPlane>(entry, floats_per_row, *links_, events);
+
+  ipc::ServerConfig server;
+  server.socket_path = config_.client.socket;
+  server.group = config_.client.group;
+  DS4_ASSIGN(server_, ipc::Server::listen(server, *plane_));
+  plane_->serve(server_.get());
+  const auto metadata = model_->metadata_image();
+  ipc::ModelCard card;
+  card.model = std::filesystem::path(config_.model).filename().string();
+  card.limits.vocabulary = params_.n_vocab;
+  card.limits.context = context_;
+  card.metadata = metadata;
+  return server_->set_model(card);
+}
+
+void Agent::start() {
+  loader_ = std::make_unique<Loader>(model_, config_);
+  service_.emplace(watchdog_interval(), std::chrono::milliseconds(config_.engine.stuck_ms));
+  log(LogLevel::kInfo, "ds4d {}: node {}, model {} ({} layers, fingerprint {}), listening on {}",
+      kVersion, config_.name, config_.model, params_.n_layer, model_->fingerprint(),
+      links_->address());
+  Result<void> fit;
+  if (const Assignment* restored = machine_->committed()) {
+    fit = check_restored(*restored, facts_);
+    log(LogLevel::kInfo, "restoring epoch {}: layers {}", restored->epoch, restored->own().layers);
+  }
+  act(machine_->start(fit, Clock::now()));
+  publish();
+}
+
+// ---- the loop --------------------------------------------------------------------------------
+
+void Agent::run() {
+  while (!stop_) turn();
+  shut_down();
+}
+
+void Agent::turn() {
+  std::vector<pollfd> fds = {{signals_.fd(), POLLIN, 0},
+                             {server_->poll_fd(), POLLIN, 0},
+                             {loader_->event_fd(), POLLIN, 0}};
+  if (const Stage* stage = plane_->stage()) fds.push_back({stage->event_fd(), POLLIN, 0});
+  const bool pinging = machine_->committed() != nullptr;
+  links_->wait(fds, pinging ? std::chrono::milliseconds(config_.link.ping_ms) : kIdleTurn);
+
+  if (fds[0].revents != 0 && signals_.take()) stop_ = true;
+  receive_messages();
+  if (fds[1].revents != 0) server_->run_ready();
+  if (fds[2].revents != 0) take_load_outcomes();
+  plane_->on_stage_event();
+  act(machine_->tick(Clock::now()));
+  plane_->flush();
+  publish();
+  notify_service_manager(service_->next(health(), Clock::now()));
+}
+
+void Agent::receive_messages() {
+  for (int i = 0; i < kMessagesPerTurn; ++i) {
+    const bool any = links_->receive([this](const Incoming& message) {
+      if (message.kind == wire::MessageKind::kControl) {
+        on_control(message);
+      } else {
+        plane_->on_frame(message);
+      }
+    });
+    if (!any) return;
+  }
+}
+
+void Agent::take_load_outcomes() {
+  while (auto outcome = loader_->take()) {
+    const std::uint64_t epoch = outcome->epoch;
+    if (outcome->slice) {
+      prepared_[epoch] = *std::move(outcome->slice);
+      act(machine_->on_loaded(epoch, Clock::now()));
+    } else {
+      log(LogLevel::kError, "layers of epoch {}: {}", epoch, outcome->slice.error().message);
+      act(machine_->on_load_failed(epoch, outcome->slice.error()));
+    }
+  }
+}
+
+void Agent::shut_down() {
+  act(machine_->stop());
+  publish();
+  notify_service_manager(service_->next(health(), Clock::now()));
+  plane_->shut_down();
+  plane_->flush();
+  server_->shut_down(ipc::Status::kAgentShutdown, "ds4d on this machine is stopping");
+  plane_->serve(nullptr);
+  plane_->take_stage().reset();  // waits for the pass that is running
+  prepared_.clear();
+  loader_.reset();
+  links_->disconnect();
+  log(LogLevel::kInfo, "stopped");
+}
+
+// ---- actions ---------------------------------------------------------------------------------
+
+void Agent::act(Actions actions) {
+  std::move(actions.begin(), actions.end(), std::back_inserter(pending_));
+  if (acting_) return;  // performing one of them led here: it goes on below
+  acting_ = true;
+  while (!pending_.empty()) {
+    Action action = std::move(pending_.front());
+    pending_.pop_front();
+    perform(action);
+  }
+  acting_ = false;
+}
+
+void Agent::perform(Action& action) {
+  std::visit([this](const auto& concrete) { do_action(concrete); }, action);
+}
+
+void Agent::do_action(const StartLoad& action) {
+  const LayerRange range = range_of(action.assignment, params_.n_layer);
+  if (auto cover =
+          SpanCover::of(model_->gguf(), range, static_cast<std::uint64_t>(::getpagesize()))) {
+    covers_[action.assignment.epoch] = *std::move(cover);
+  }
+  log(LogLevel::kInfo, "loading layers {} for epoch {}", range.to_string(),
+      action.assignment.epoch);
+  loader_->load(action.assignment.epoch, range);
+}
+
+void Agent::do_action(const ForgetSlice& action) {
+  loader_->cancel(action.epoch);
+  covers_.erase(action.epoch);
+  if (const auto found = prepared_.find(action.epoch); found != prepared_.end()) {
+    loader_->discard(std::make_shared<LoadedSlice>(std::move(found->second)));
+    prepared_.erase(found);
+  }
+  if (plane_->stage() != nullptr && plane_->stage()->place().epoch == action.epoch) {
+    loader_->discard(plane_->take_stage());
+  }
+}
+
+void Agent::do_action(const JoinRoute& action) {
+  if (auto connected = links_->connect(action.assignment.route, action.assignment.index);
+      !connected) {
+    // Stays out of the route: the others and this node's own timeout will say so.
+    log(LogLevel::kError, "{}", connected.error().message);
+  }
+  plane_->join(action.assignment);
+}
+
+void Agent::do_action(const LeaveRoute&) {
+  links_->disconnect();
+  plane_->leave();
+}
+
+void Agent::do_action(const StartStage& action) {
+  const auto found = prepared_.find(action.epoch);
+  if (found == prepared_.end()) return;
+  LoadedSlice slice = std::move(found->second);
+  prepared_.erase(found);
+  if (auto started = plane_->start_stage(std::move(slice)); !started) {
+    log(LogLevel::kError, "{}", started.error().message);
+    act(machine_->on_slice_lost(action.epoch, started.error().message, Clock::now()));
+  }
+}
+
+void Agent::do_action(const SendPing& action) {
+  links_->ping(action.frame);
+}
+void Agent::do_action(const SendCanary& action) {
+  plane_->send_canary(action.session);
+}
+void Agent::do_action(const CloseCanary& action) {
+  plane_->close_canary(action.session);
+}
+
+// ---- events of the route ---------------------------------------------------------------------
+
+void Agent::on_ping(const wire::PingFrame& ping) {
+  act(machine_->on_ping(ping, Clock::now()));
+}
+
+void Agent::on_unreachable(std::uint32_t stage) {
+  act(machine_->on_unreachable(stage, Clock::now()));
+}
+
+void Agent::on_canary_token(std::uint64_t session) {
+  act(machine_->on_canary_token(session, Clock::now()));
+}
+
+void Agent::on_canary_error(std::uint64_t session, std::string_view why) {
+  act(machine_->on_canary_error(session, why, Clock::now()));
+}
+
+void Agent::publish() {
+  Published now{machine_->state(), machine_->detail(), machine_->serial()};
+  if (published_ == now) return;
+  const bool same_words =
+      published_ && published_->state == now.state && published_->detail == now.detail;
+  published_ = std::move(now);
+  RouteView view;
+  view.ready = published_->state == wire::NodeState::kReady;
+  view.state = client_state(published_->state);
+  view.serial = published_->serial;
+  view.entry_index = machine_->committed() != nullptr ? machine_->committed()->index : 0;
+  view.reason = published_->detail;
+  server_->set_route_state(view.state);
+  plane_->set_route(view);
+  plane_->flush();
+  if (!same_words) log(level_for(published_->state), "{}", describe(health()));
+}
+
+Health Agent::health() const {
+  Health health;
+  health.state = machine_->state();
+  health.detail = machine_->detail();
+  health.load = loader_->progress();
+  if (const Stage* stage = plane_->stage()) health.busy_since = stage->stats().busy_since;
+  return health;
+}
+
+}  // namespace ds4::agent

@@ -1,0 +1,117 @@
+#pragma once
+// The agent: one process per machine that holds its share of a model and keeps it there.
+//
+// Everything meets in one loop on one thread: control requests and frames from the links, clients'
+// submissions, the stage's results, the loader's outcomes, signals and time. Long work is
+// elsewhere: the engine thread computes (stage), the loader thread moves weights. What to do is
+// decided by pure parts (RouteMachine, Entry, ServiceReporter); this class performs it.
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "agent/config/config.h"
+#include "agent/ds4d/data_plane.h"
+#include "agent/ds4d/service.h"
+#include "agent/ds4d/signals.h"
+#include "agent/ds4d/status_report.h"
+#include "agent/link/links.h"
+#include "agent/loader/loader.h"
+#include "agent/route/route_machine.h"
+#include "agent/state/ledger_file.h"
+#include "engine/gguf/model_file.h"
+#include "engine/model/hyper_params.h"
+#include "ipc/server/server.h"
+
+namespace ds4::agent {
+
+class Agent final : private RouteEvents {
+ public:
+  /// Opens the model, takes the state directory, listens. Errors are those of a start that cannot
+  /// succeed without the administrator, each with what to do.
+  static Result<std::unique_ptr<Agent>> create(const Config& config, StopSignals signals);
+  ~Agent() override;
+
+  /// Until a signal asks to stop.
+  void run();
+
+  /// Where the links are bound, with the port's number.
+  const std::string& address() const { return links_->address(); }
+
+ private:
+  Agent(const Config& config, StopSignals signals);
+  Result<void> open_model();
+  Result<void> open_state();
+  Result<void> open_sockets();
+  void start();
+
+  void turn();
+  void receive_messages();
+  void take_load_outcomes();
+  void shut_down();
+
+  void on_control(const Incoming& message);
+  Result<void> handle(const wire::Request& request);
+  Result<void> prepare(const wire::PrepareRequest& request);
+  /// Applies a control event to a copy of the machine, saves the ledger if it changed, and only
+  /// then makes it true.
+  template <typename Event>
+  Result<void> change(Event&& event);
+
+  void act(Actions actions);
+  void perform(Action& action);
+  void do_action(const StartLoad& action);
+  void do_action(const ForgetSlice& action);
+  void do_action(const JoinRoute& action);
+  void do_action(const LeaveRoute& action);
+  void do_action(const StartStage& action);
+  void do_action(const SendPing& action);
+  void do_action(const SendCanary& action);
+  void do_action(const CloseCanary& action);
+
+  // RouteEvents
+  void on_ping(const wire::PingFrame& ping) override;
+  void on_unreachable(std::uint32_t stage) override;
+  bool is_canary(std::uint64_t session) override { return machine_->is_canary(session); }
+  void on_canary_token(std::uint64_t session) override;
+  void on_canary_error(std::uint64_t session, std::string_view why) override;
+
+  /// Tells everybody what the route has come to: clients, the log, systemd.
+  void publish();
+  wire::NodeStatus status();
+  Health health() const;
+
+  Config config_;
+  StopSignals signals_;
+  std::uint64_t instance_ = 0;
+  NodeFacts facts_;
+  std::shared_ptr<const ModelFile> model_;
+  HyperParams params_;
+  std::uint32_t context_ = 0;
+
+  std::optional<LedgerFile> ledger_file_;
+  std::optional<RouteMachine> machine_;
+  std::unique_ptr<Links> links_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<DataPlane> plane_;
+  std::unique_ptr<ipc::Server> server_;
+  std::optional<ServiceReporter> service_;
+  ResidencyReporter residency_;
+
+  std::map<std::uint64_t, SpanCover> covers_;      // by epoch: loading, prepared or serving
+  std::map<std::uint64_t, LoadedSlice> prepared_;  // loaded, not serving
+  std::deque<Action> pending_;
+  bool acting_ = false;
+
+  struct Published {
+    wire::NodeState state{};
+    std::string detail;
+    std::uint64_t serial = 0;
+    bool operator==(const Published&) const = default;
+  };
+  std::optional<Published> published_;
+  bool stop_ = false;
+};
+
+}  // namespace ds4::agent

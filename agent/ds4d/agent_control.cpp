@@ -1,0 +1,104 @@
+// The agent's answers to ds4ctl.
+#include <unistd.h>
+
+#include <chrono>
+#include <string>
+#include <variant>
+
+#include "agent/ds4d/agent.h"
+#include "agent/ds4d/request_id.h"
+#include "agent/loader/budget.h"
+#include "agent/log/log.h"
+
+namespace ds4::agent {
+namespace {
+
+std::string_view text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+}  // namespace
+
+void Agent::on_control(const Incoming& message) {
+  wire::Reply reply;
+  const std::string_view text = text_of(message.parts[0]);
+  auto request = wire::decode_request(text);
+  if (request) {
+    reply.id = request->id;
+    if (auto handled = handle(*request); !handled) reply.error = std::move(handled).error();
+    reply.status = status();
+    if (reply.error) {
+      log(LogLevel::kNotice, "{} refused: {}", name_of(*request), reply.error->message);
+    }
+  } else {
+    const auto id = read_request_id(text);
+    if (!id) return;  // nobody could tell what this would answer
+    reply.id = *id;
+    reply.error = std::move(request).error();
+  }
+  links_->reply(message.sender, encode(reply));
+}
+
+template <typename Event>
+Result<void> Agent::change(Event&& event) {
+  RouteMachine next = *machine_;
+  DS4_ASSIGN(Actions actions, event(next));
+  if (next.ledger() != machine_->ledger()) {
+    if (auto saved = ledger_file_->save(next.ledger()); !saved) {
+      return fail(std::move(saved).error(), "nothing was changed, because it could not be kept");
+    }
+  }
+  machine_ = std::move(next);
+  act(std::move(actions));
+  plane_->flush();
+  publish();
+  return {};
+}
+
+Result<void> Agent::handle(const wire::Request& request) {
+  const auto now = std::chrono::steady_clock::now();
+  if (const auto* body = std::get_if<wire::PrepareRequest>(&request.body)) return prepare(*body);
+  if (const auto* body = std::get_if<wire::CommitRequest>(&request.body)) {
+    return change([&](RouteMachine& machine) { return machine.commit(body->epoch, now); });
+  }
+  if (const auto* body = std::get_if<wire::AbortRequest>(&request.body)) {
+    return change(
+        [&](RouteMachine& machine) -> Result<Actions> { return machine.abort(body->epoch); });
+  }
+  if (std::holds_alternative<wire::ReleaseRequest>(request.body)) {
+    return change([](RouteMachine& machine) -> Result<Actions> { return machine.release(); });
+  }
+  return {};  // status: comes with every reply
+}
+
+Result<void> Agent::prepare(const wire::PrepareRequest& request) {
+  DS4_ASSIGN(const Assignment assignment, check_prepare(request, facts_));
+  DS4_ASSIGN(const SpanCover cover,
+             SpanCover::of(model_->gguf(), range_of(assignment, params_.n_layer),
+                           static_cast<std::uint64_t>(::getpagesize())));
+  const SpanCover nothing;
+  const auto* serving = plane_->weights();
+  DS4_TRY(check_budget(cover, serving != nullptr ? serving->cover() : nothing,
+                       available_memory_bytes()));
+  return change([&](RouteMachine& machine) { return machine.prepare(assignment); });
+}
+
+wire::NodeStatus Agent::status() {
+  StatusInputs inputs{.facts = facts_, .machine = *machine_};
+  inputs.stage = plane_->stage();
+  inputs.load = loader_->progress();
+  const Assignment* shown = machine_->committed();
+  if (shown == nullptr) shown = machine_->preparing();
+  if (shown != nullptr) {
+    if (const auto found = covers_.find(shown->epoch); found != covers_.end()) {
+      inputs.cover = &found->second;
+    }
+    if (const auto found = prepared_.find(shown->epoch); found != prepared_.end()) {
+      inputs.weights = found->second.weights.get();
+    }
+  }
+  if (plane_->weights() != nullptr) inputs.weights = plane_->weights();
+  return report_status(inputs, residency_);
+}
+
+}  // namespace ds4::agent

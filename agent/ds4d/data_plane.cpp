@@ -1,0 +1,258 @@
+#include "agent/ds4d/data_plane.h"
+
+#include <fmt/format.h>
+
+#include <system_error>
+#include <utility>
+
+#include "agent/log/log.h"
+
+namespace ds4::agent {
+namespace {
+
+constexpr std::uint32_t kCanaryContext = 16;
+constexpr std::int32_t kCanaryToken = 0;
+constexpr std::size_t kMaxCloses = 1024;  // of one frame
+
+template <typename... Visitors>
+struct Overloaded : Visitors... {
+  using Visitors::operator()...;
+};
+template <typename... Visitors>
+Overloaded(Visitors...) -> Overloaded<Visitors...>;
+
+}  // namespace
+
+DataPlane::DataPlane(const EntryConfig& entry, std::uint64_t floats_per_row, Links& links,
+                     RouteEvents& events)
+    : floats_per_row_(floats_per_row), links_(links), events_(events), entry_(entry, *this) {}
+
+// ---- the route -------------------------------------------------------------------------------
+
+void DataPlane::join(const Assignment& assignment) {
+  works_.clear();
+  works_tokens_ = 0;
+  closes_.clear();
+  route_ = assignment;
+}
+
+void DataPlane::leave() {
+  works_.clear();
+  works_tokens_ = 0;
+  closes_.clear();
+  route_.reset();
+}
+
+Result<void> DataPlane::start_stage(LoadedSlice slice) {
+  const StagePlace place{route_->epoch, route_->index,
+                         static_cast<std::uint32_t>(route_->route.size())};
+  try {
+    auto stage = std::make_unique<Stage>(std::move(slice.slice), place);
+    running_.emplace(Running{std::move(slice.weights), std::move(stage)});
+    return {};
+  } catch (const std::system_error& error) {
+    return fail(ErrorCode::kResourceExhausted,
+                fmt::format("start the engine thread: {}", error.what()));
+  }
+}
+
+std::shared_ptr<void> DataPlane::take_stage() {
+  if (!running_) return nullptr;
+  auto taken = std::make_shared<Running>(std::move(*running_));
+  running_.reset();
+  return taken;
+}
+
+void DataPlane::send_canary(std::uint64_t session) {
+  wire::WorkItem item;
+  item.session = session;
+  item.context = kCanaryContext;
+  item.entry = 0;
+  item.sample = SamplingParams{};
+  item.tokens = {kCanaryToken};
+  send_work(std::move(item));
+}
+
+void DataPlane::close_canary(std::uint64_t session) {
+  send_close(session);
+}
+
+// ---- towards the first stage -----------------------------------------------------------------
+
+void DataPlane::send_work(wire::WorkItem item) {
+  if (!closes_.empty()) flush_work();  // order is kept: what was closed before comes first
+  if (works_.size() + 1 > wire::kMaxItems ||
+      works_tokens_ + item.tokens.size() > wire::kMaxFrameTokens) {
+    flush_work();
+  }
+  works_tokens_ += item.tokens.size();
+  works_.push_back(std::move(item));
+}
+
+void DataPlane::send_close(std::uint64_t session) {
+  closes_.push_back(session);
+  if (closes_.size() >= kMaxCloses) flush_work();
+}
+
+void DataPlane::flush_work() {
+  works_tokens_ = 0;
+  wire::WorkFrame frame;
+  frame.items = std::exchange(works_, {});
+  if (!frame.items.empty() && route_) {
+    frame.epoch = route_->epoch;
+    if (route_->index != 0) {
+      if (!links_.send(0, std::move(frame))) events_.on_unreachable(0);
+    } else if (running_) {
+      running_->stage->submit(std::move(frame));
+    }
+  }
+  flush_closes();
+}
+
+void DataPlane::flush_closes() {
+  wire::CloseFrame frame;
+  frame.sessions = std::exchange(closes_, {});
+  if (frame.sessions.empty() || !route_) return;
+  frame.epoch = route_->epoch;
+  if (route_->index != 0) {
+    if (!links_.send(0, frame)) events_.on_unreachable(0);
+  } else if (running_) {
+    running_->stage->submit(std::move(frame));
+  }
+}
+
+void DataPlane::flush() {
+  flush_work();
+  if (server_ != nullptr) server_->flush();
+}
+
+// ---- from this node's stage ------------------------------------------------------------------
+
+void DataPlane::on_stage_event() {
+  if (!running_) return;
+  for (Outgoing& out : running_->stage->drain()) {
+    const std::uint32_t to = out.to;
+    const bool here = route_ && to == route_->index;
+    const bool sent = std::visit(
+        Overloaded{[&](wire::TokenFrame& frame) {
+                     if (here) deliver(frame);
+                     return here || links_.send(to, frame);
+                   },
+                   [&](wire::ErrorFrame& frame) {
+                     if (here) deliver(frame);
+                     return here || links_.send(to, frame);
+                   },
+                   [&](wire::WorkFrame& frame) { return links_.send(to, std::move(frame)); },
+                   [&](wire::CloseFrame& frame) { return links_.send(to, frame); }},
+        out.frame);
+    if (!sent) events_.on_unreachable(to);
+  }
+}
+
+// ---- from other agents -----------------------------------------------------------------------
+
+template <typename T>
+bool DataPlane::accept(const Result<T>& frame) {
+  if (!frame) {
+    log(LogLevel::kWarning, "dropped a frame of another agent: {}", frame.error().message);
+    return false;
+  }
+  return is_current(frame->epoch);
+}
+
+void DataPlane::on_frame(const Incoming& frame) {
+  const auto body = frame.parts[0];
+  switch (frame.kind) {
+    case wire::MessageKind::kWork:
+      return on_work(frame);
+    case wire::MessageKind::kToken:
+      if (auto tokens = wire::decode_tokens(body); accept(tokens)) deliver(*tokens);
+      return;
+    case wire::MessageKind::kClose:
+      if (auto close = wire::decode_close(body); accept(close) && running_) {
+        running_->stage->submit(std::move(*close));
+      }
+      return;
+    case wire::MessageKind::kError:
+      if (auto error = wire::decode_error(body); accept(error)) deliver(*error);
+      return;
+    case wire::MessageKind::kPing:
+      if (auto ping = wire::decode_ping(body); accept(ping)) events_.on_ping(*ping);
+      return;
+    case wire::MessageKind::kControl:
+      return;  // not ours
+  }
+}
+
+void DataPlane::on_work(const Incoming& frame) {
+  const auto streams = frame.parts.size() > 1 ? frame.parts[1] : std::span<const std::byte>();
+  auto work = wire::decode_work(frame.parts[0], streams, floats_per_row_);
+  if (!accept(work) || !running_) return;
+  const bool first = route_->index == 0;
+  if (work->streams.empty() != first) {
+    log(LogLevel::kWarning, "dropped work {} streams: this node is stage {}",
+        first ? "with" : "without", route_->index);
+    return;
+  }
+  running_->stage->submit(std::move(*work));
+}
+
+void DataPlane::deliver(const wire::TokenFrame& frame) {
+  if (!is_current(frame.epoch)) return;
+  for (const wire::Outcome& outcome : frame.outcomes) {
+    if (events_.is_canary(outcome.session)) {
+      events_.on_canary_token(outcome.session);
+    } else {
+      entry_.on_outcome(outcome);
+    }
+  }
+}
+
+void DataPlane::deliver(const wire::ErrorFrame& frame) {
+  if (!is_current(frame.epoch)) return;
+  wire::ErrorFrame rest = frame;
+  rest.sessions.clear();
+  for (const std::uint64_t session : frame.sessions) {
+    if (events_.is_canary(session)) {
+      events_.on_canary_error(session, frame.message);
+    } else {
+      rest.sessions.push_back(session);
+    }
+  }
+  if (!rest.sessions.empty()) entry_.on_error(rest);
+}
+
+// ---- clients ---------------------------------------------------------------------------------
+
+void DataPlane::on_request(ipc::ClientId client, ipc::Request request) {
+  entry_.on_request(client, std::move(request));
+}
+
+void DataPlane::on_gone(ipc::ClientId client) {
+  entry_.on_gone(client);
+}
+
+void DataPlane::on_space(ipc::ClientId client) {
+  entry_.on_space(client);
+}
+
+bool DataPlane::can_take(ipc::ClientId client) {
+  return server_ != nullptr && server_->can_take(client);
+}
+
+void DataPlane::token(ipc::ClientId client, std::uint64_t request, std::int32_t token,
+                      std::uint32_t position, float logprob) {
+  if (server_ != nullptr) server_->token(client, request, token, position, logprob);
+}
+
+void DataPlane::progress(ipc::ClientId client, std::uint64_t request, std::uint32_t done,
+                         std::uint32_t total) {
+  if (server_ != nullptr) server_->progress(client, request, done, total);
+}
+
+void DataPlane::finish(ipc::ClientId client, std::uint64_t request,
+                       const ipc::Server::Final& final) {
+  if (server_ != nullptr) server_->finish(client, request, final);
+}
+
+}  // namespace ds4::agent

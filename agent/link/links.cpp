@@ -1,0 +1,263 @@
+#include "agent/link/links.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <map>
+#include <zmq.hpp>
+
+#include "agent/log/log.h"
+
+namespace ds4::agent {
+namespace {
+
+constexpr int kWorkQueue = 256;  // frames of one link that wait to be sent
+constexpr int kPingQueue = 4;
+constexpr int kReplyQueue = 64;  // to one ds4ctl
+constexpr int kFarewellMs = 50;  // for the last ping, of an agent that stops
+constexpr std::size_t kMaxParts = 4;
+
+Error to_error(const zmq::error_t& error, std::string_view doing) {
+  ErrorCode code = ErrorCode::kIo;
+  std::string why = error.what();
+  switch (error.num()) {
+    case EADDRINUSE:
+      code = ErrorCode::kUnavailable;
+      why = "another program (another ds4d?) listens there already: stop it, or set listen.address";
+      break;
+    case EADDRNOTAVAIL:
+    case ENODEV:
+      code = ErrorCode::kInvalidArgument;
+      why = "no interface of this machine has that address: correct listen.address";
+      break;
+    case EINVAL:
+      code = ErrorCode::kInvalidArgument;
+      why = "it is not of the form tcp://host:port";
+      break;
+    case EACCES:
+      code = ErrorCode::kPermission;
+      break;
+    default:
+      break;
+  }
+  return Error{code, fmt::format("{}: {}", doing, why)};
+}
+
+std::span<const std::byte> bytes_of(const zmq::message_t& message) {
+  return {static_cast<const std::byte*>(message.data()), message.size()};
+}
+
+/// The streams as they lie, without a copy: the message owns the vector and frees it when sent.
+zmq::message_t adopt(std::vector<float> values) {
+  if (values.empty()) return zmq::message_t();
+  auto* owned = new std::vector<float>(std::move(values));
+  return {owned->data(), owned->size() * sizeof(float),
+          [](void*, void* hint) { delete static_cast<std::vector<float>*>(hint); }, owned};
+}
+
+struct Link {
+  zmq::socket_t work;
+  zmq::socket_t pings;
+};
+
+}  // namespace
+
+struct Links::Impl {
+  LinkConfig config;
+  zmq::context_t context{1};
+  zmq::socket_t router{context, zmq::socket_type::router};
+  std::map<std::uint32_t, Link> links;  // by stage
+  std::string address;
+  std::uint64_t dropped = 0;
+  std::vector<zmq::message_t> parts;  // of the message being received
+
+  zmq::socket_t dial(const std::string& to, int queue, bool only_connected) {
+    zmq::socket_t socket(context, zmq::socket_type::dealer);
+    const int timeout_ms = static_cast<int>(config.timeout.count());
+    socket.set(zmq::sockopt::linger, only_connected ? kFarewellMs : 0);
+    socket.set(zmq::sockopt::sndhwm, queue);
+    socket.set(zmq::sockopt::immediate, only_connected ? 1 : 0);
+    socket.set(zmq::sockopt::ipv6, to.find('[') == std::string::npos ? 0 : 1);
+    // A machine that lost its power sends no FIN: without heartbeats its connection would look
+    // alive for as long as TCP retransmits, and nothing would reach it after it is back.
+    socket.set(zmq::sockopt::heartbeat_ivl, std::max(1, timeout_ms / 2));
+    socket.set(zmq::sockopt::heartbeat_timeout, timeout_ms);
+    socket.set(zmq::sockopt::reconnect_ivl, 50);
+    socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(wire::kMaxControlBytes));
+    socket.connect(to);
+    return socket;
+  }
+
+  void listen() {
+    router.set(zmq::sockopt::linger, 0);
+    router.set(zmq::sockopt::router_mandatory, 1);
+    router.set(zmq::sockopt::sndhwm, kReplyQueue);
+    router.set(zmq::sockopt::rcvhwm, kWorkQueue);
+    router.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(config.max_message_bytes));
+    router.set(zmq::sockopt::ipv6, config.address.find('[') == std::string::npos ? 0 : 1);
+    router.bind(config.address);
+    address = router.get(zmq::sockopt::last_endpoint);
+  }
+
+  /// All parts or, if the queue is full, none.
+  bool send(zmq::socket_t& socket, std::span<zmq::message_t> messages) {
+    try {
+      for (std::size_t i = 0; i < messages.size(); ++i) {
+        const auto more =
+            i + 1 < messages.size() ? zmq::send_flags::sndmore : zmq::send_flags::none;
+        // Only the first part can find the queue full: the library takes a message whole.
+        if (!socket.send(messages[i], more | zmq::send_flags::dontwait)) return false;
+      }
+      return true;
+    } catch (const zmq::error_t&) {
+      return false;  // to the caller as unreachable as a full queue
+    }
+  }
+
+  bool send(std::uint32_t stage, wire::MessageKind kind, const std::string& header,
+            std::optional<zmq::message_t> streams = {}) {
+    const auto link = links.find(stage);
+    if (link == links.end()) return false;
+    std::vector<zmq::message_t> messages;
+    messages.emplace_back(wire::encode_kind(kind));
+    messages.emplace_back(header);
+    if (streams) messages.push_back(std::move(*streams));
+    return send(link->second.work, messages);
+  }
+
+  /// One message, all its parts; false if there is none.
+  bool receive_parts() {
+    parts.clear();
+    zmq::message_t part;
+    try {
+      if (!router.recv(part, zmq::recv_flags::dontwait)) return false;
+      while (true) {
+        const bool more = part.more();
+        if (parts.size() <= kMaxParts) parts.push_back(std::move(part));
+        if (!more) return true;
+        part.rebuild();
+        (void)router.recv(part);  // the parts of one message arrive together
+      }
+    } catch (const zmq::error_t&) {
+      return false;
+    }
+  }
+
+  void drop(std::string_view why) {
+    if (dropped++ % 1000 == 0) {
+      log(LogLevel::kWarning, "dropped a message ({} so far): {}", dropped, why);
+    }
+  }
+};
+
+Links::Links() = default;
+Links::~Links() = default;
+
+Result<std::unique_ptr<Links>> Links::bind(const LinkConfig& config) {
+  std::unique_ptr<Links> self(new Links());
+  try {
+    self->impl_ = std::make_unique<Impl>();
+    self->impl_->config = config;
+    self->impl_->listen();
+  } catch (const zmq::error_t& error) {
+    return tl::unexpected<Error>(to_error(error, fmt::format("listen on {}", config.address)));
+  }
+  return self;
+}
+
+const std::string& Links::address() const {
+  return impl_->address;
+}
+
+std::uint64_t Links::dropped() const {
+  return impl_->dropped;
+}
+
+void Links::wait(std::span<pollfd> fds, std::chrono::milliseconds timeout) {
+  std::vector<zmq::pollitem_t> items;
+  items.push_back({impl_->router.handle(), 0, ZMQ_POLLIN, 0});
+  for (const pollfd& fd : fds) items.push_back({nullptr, fd.fd, ZMQ_POLLIN, 0});
+  try {
+    zmq::poll(items, timeout);
+  } catch (const zmq::error_t&) {
+    return;  // interrupted: the caller looks at everything again
+  }
+  for (std::size_t i = 0; i < fds.size(); ++i) {
+    fds[i].revents = static_cast<short>(items[i + 1].revents != 0 ? POLLIN : 0);
+  }
+}
+
+bool Links::receive(const std::function<void(const Incoming&)>& handler) {
+  if (!impl_->receive_parts()) return false;
+  const auto& parts = impl_->parts;
+  if (parts.size() < 3 || parts.size() > kMaxParts) {
+    impl_->drop(fmt::format("it has {} parts", parts.size() - 1));
+    return true;
+  }
+  const auto kind = wire::decode_kind(bytes_of(parts[1]));
+  if (!kind) {
+    impl_->drop(kind.error().message);
+    return true;
+  }
+  std::vector<std::span<const std::byte>> bodies;
+  for (std::size_t i = 2; i < parts.size(); ++i) bodies.push_back(bytes_of(parts[i]));
+  handler(Incoming{parts[0].to_string_view(), *kind, bodies});
+  return true;
+}
+
+void Links::reply(std::string_view sender, const std::string& json) {
+  std::vector<zmq::message_t> messages;
+  messages.emplace_back(sender);
+  messages.emplace_back(wire::encode_kind(wire::MessageKind::kControl));
+  messages.emplace_back(json);
+  (void)impl_->send(impl_->router, messages);
+}
+
+Result<void> Links::connect(std::span<const wire::StageSpec> route, std::uint32_t own) {
+  disconnect();
+  for (std::uint32_t stage = 0; stage < route.size(); ++stage) {
+    if (stage == own) continue;
+    const std::string& address = route[stage].address;
+    try {
+      impl_->links.emplace(stage, Link{impl_->dial(address, kWorkQueue, false),
+                                       impl_->dial(address, kPingQueue, true)});
+    } catch (const zmq::error_t& error) {
+      return tl::unexpected<Error>(
+          to_error(error, fmt::format("connect to node {} ({})", route[stage].node, address)));
+    }
+  }
+  return {};
+}
+
+void Links::disconnect() {
+  impl_->links.clear();
+}
+
+bool Links::send(std::uint32_t stage, wire::WorkFrame frame) {
+  const std::string header = wire::encode(frame);
+  return impl_->send(stage, wire::MessageKind::kWork, header, adopt(std::move(frame.streams)));
+}
+
+bool Links::send(std::uint32_t stage, const wire::TokenFrame& frame) {
+  return impl_->send(stage, wire::MessageKind::kToken, wire::encode(frame));
+}
+
+bool Links::send(std::uint32_t stage, const wire::CloseFrame& frame) {
+  return impl_->send(stage, wire::MessageKind::kClose, wire::encode(frame));
+}
+
+bool Links::send(std::uint32_t stage, const wire::ErrorFrame& frame) {
+  return impl_->send(stage, wire::MessageKind::kError, wire::encode(frame));
+}
+
+void Links::ping(const wire::PingFrame& frame) {
+  const std::string header = wire::encode(frame);
+  for (auto& [stage, link] : impl_->links) {
+    std::vector<zmq::message_t> messages;
+    messages.emplace_back(wire::encode_kind(wire::MessageKind::kPing));
+    messages.emplace_back(header);
+    (void)impl_->send(link.pings, messages);
+  }
+}
+
+}  // namespace ds4::agent

@@ -1,0 +1,86 @@
+#pragma once
+// Links: ZeroMQ between agents, and between ds4ctl and an agent.
+//
+// One ROUTER socket receives everything, from stages and from ds4ctl alike; replies to ds4ctl go
+// back through it. Towards each other stage there are two DEALER sockets of our own: one for work,
+// tokens, closings and errors, in order, and one for pings alone. A ping must not wait behind a
+// hundred megabytes of activations, or a busy link would look like a dead node; and a ping that
+// cannot be sent now is worth nothing later, so its socket queues nothing while it is not
+// connected. Work does queue, up to a bound; beyond it the peer is called unreachable, because the
+// main loop never blocks.
+//
+// All exceptions of the library stop here.
+//
+// Thread rule: the main loop's thread.
+#include <poll.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "agent/wire/control.h"
+#include "agent/wire/frame.h"
+#include "agent/wire/message_kind.h"
+#include "engine/base/result.h"
+
+namespace ds4::agent {
+
+struct LinkConfig {
+  std::string address;                          // to bind; "tcp://127.0.0.1:*" takes a free port
+  std::uint64_t max_message_bytes = 64U << 20;  // of one part; a longer one ends the connection
+  std::chrono::milliseconds timeout{2000};      // after which a silent connection is made anew
+};
+
+/// Valid during the call that receives it.
+struct Incoming {
+  std::string_view sender;  // for reply()
+  wire::MessageKind kind{};
+  std::span<const std::span<const std::byte>> parts;  // without the kind; at least one
+};
+
+class Links {
+ public:
+  /// Errors: kUnavailable if the address is taken, kInvalidArgument if it is none of this
+  /// machine's.
+  static Result<std::unique_ptr<Links>> bind(const LinkConfig& config);
+  ~Links();
+
+  /// What was bound, with the port's number.
+  const std::string& address() const;
+
+  /// Until a message can be received, one of `fds` is ready (their revents are set), or the time is
+  /// up.
+  void wait(std::span<pollfd> fds, std::chrono::milliseconds timeout);
+  /// Hands one message to `handler`; false if there is none. Messages without a kind are dropped.
+  bool receive(const std::function<void(const Incoming&)>& handler);
+  /// To the sender of a control message, if it is still there.
+  void reply(std::string_view sender, const std::string& json);
+
+  /// Links to all stages of `route` but `own`, in place of all former ones. What these had not sent
+  /// yet is lost. Addresses have passed check_address().
+  Result<void> connect(std::span<const wire::StageSpec> route, std::uint32_t own);
+  void disconnect();
+
+  // False if the stage is unreachable: its queue is full, or there is no such link.
+  bool send(std::uint32_t stage, wire::WorkFrame frame);
+  bool send(std::uint32_t stage, const wire::TokenFrame& frame);
+  bool send(std::uint32_t stage, const wire::CloseFrame& frame);
+  bool send(std::uint32_t stage, const wire::ErrorFrame& frame);
+  /// To every linked stage; not connected ones miss it.
+  void ping(const wire::PingFrame& frame);
+
+  /// Messages dropped so far because nothing could be made of them.
+  std::uint64_t dropped() const;
+
+ private:
+  Links();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ds4::agent
