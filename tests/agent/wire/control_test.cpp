@@ -1,0 +1,320 @@
+#include "agent/wire/control.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+namespace ds4::wire {
+namespace {
+
+using Json = nlohmann::json;
+
+std::vector<StageSpec> two_stages() {
+  return {{"left", "tcp://10.0.0.1:7400", "0:2"}, {"right", "tcp://10.0.0.2:7400", "3:output"}};
+}
+
+PrepareRequest prepare_request() {
+  return {7, "f00d", two_stages(), "right"};
+}
+
+NodeStatus full_status() {
+  NodeStatus status;
+  status.name = "left";
+  status.state = NodeState::kReady;
+  status.detail = "all is well";
+  status.version = "0.1.0";
+  status.model = "/var/lib/ds4d/model.gguf";
+  status.fingerprint = "f00d";
+  status.block_count = 43;
+  status.layers = "0:2";
+  status.epoch = 6;
+  status.highest_epoch = 8;
+  status.preparation = Preparation{7, PreparePhase::kFailed, "0:3", "no memory"};
+  status.cover = {1000, 4096, 800, 900, 12, {{0, 400}, {500, 500}}, {0, 1000}};
+  status.resident = {900, 899, 898, 1, 0, 1100};
+  status.sessions = 3;
+  status.kv_bytes = ~0ULL;
+  status.load = {10, 20};
+  status.route = two_stages();
+  return status;
+}
+
+std::string error_of(const std::string& text) {
+  const auto request = decode_request(text);
+  if (request) return "";
+  EXPECT_EQ(request.error().code, ErrorCode::kCorrupt);
+  return request.error().message;
+}
+
+bool names(const std::string& error, const std::string& what) {
+  return error.find(what) != std::string::npos;
+}
+
+TEST(ControlRequest, EveryKindRoundTrips) {
+  const std::vector<Request> requests = {{1, StatusRequest{}},
+                                         {2, prepare_request()},
+                                         {3, CommitRequest{7}},
+                                         {~0ULL, AbortRequest{~0ULL}},
+                                         {5, ReleaseRequest{}}};
+  for (const Request& request : requests) {
+    const auto decoded = decode_request(encode(request));
+    ASSERT_TRUE(decoded) << name_of(request) << ": " << decoded.error().message;
+    EXPECT_EQ(*decoded, request) << name_of(request);
+  }
+}
+
+TEST(ControlRequest, UnknownKeysAreIgnoredAtEveryLevel) {
+  Json json = Json::parse(encode(Request{2, prepare_request()}));
+  json["later"] = {{"any", {1, 2, 3}}};
+  json["route"][1]["weight"] = 3.5;
+  const auto decoded = decode_request(json.dump());
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  EXPECT_EQ(decoded->body, Request({2, prepare_request()}).body);
+}
+
+TEST(ControlRequest, EveryMissingKeyIsNamed) {
+  const Json whole = Json::parse(encode(Request{2, prepare_request()}));
+  for (const std::string key : {"id", "request", "epoch", "fingerprint", "route", "you"}) {
+    Json json = whole;
+    json.erase(key);
+    EXPECT_TRUE(names(error_of(json.dump()), "request." + key)) << error_of(json.dump());
+  }
+  for (const std::string key : {"node", "address", "layers"}) {
+    Json json = whole;
+    json["route"][1].erase(key);
+    EXPECT_TRUE(names(error_of(json.dump()), "request.route." + key + " is missing"));
+  }
+}
+
+TEST(ControlRequest, EveryIllTypedKeyIsNamed) {
+  const Json whole = Json::parse(encode(Request{2, prepare_request()}));
+  const std::vector<Json> wrong = {nullptr, true, -1, 1.5, Json::object(), Json::array({1})};
+  for (const std::string key : {"id", "request", "epoch", "fingerprint", "route", "you"}) {
+    for (const Json& value : wrong) {
+      Json json = whole;
+      json[key] = value;
+      EXPECT_TRUE(names(error_of(json.dump()), "request." + key)) << json.dump();
+    }
+  }
+  for (const std::string key : {"node", "address", "layers"}) {
+    for (const Json& value : wrong) {
+      Json json = whole;
+      json["route"][0][key] = value;
+      EXPECT_TRUE(names(error_of(json.dump()), "request.route." + key)) << json.dump();
+    }
+  }
+}
+
+TEST(ControlRequest, AnUnknownRequestListsTheKnownOnes) {
+  EXPECT_TRUE(names(error_of(R"({"id":1,"request":"explode"})"),
+                    "request.request must be status, prepare, commit, abort or release"));
+}
+
+TEST(ControlRequest, NumbersBeyond64BitsAreRefused) {
+  EXPECT_TRUE(names(error_of(R"({"id":18446744073709551616,"request":"status"})"), "request.id"));
+  EXPECT_EQ(error_of(R"({"id":18446744073709551615,"request":"status"})"), "");
+}
+
+TEST(ControlRequest, NamesAreBounded) {
+  Request request{2, prepare_request()};
+  auto& you = std::get<PrepareRequest>(request.body).you;
+  you = std::string(kMaxNameBytes, 'n');
+  EXPECT_EQ(error_of(encode(request)), "");
+  you += 'n';
+  EXPECT_TRUE(names(error_of(encode(request)), "request.you must be at most 128 bytes"));
+}
+
+TEST(ControlRequest, NamesWithControlCharactersAreRefused) {
+  for (const std::string bad : {"a\x1b[2J", "line\nbreak", "del\x7f", "c1\xc2\x9b"}) {
+    Request request{2, prepare_request()};
+    std::get<PrepareRequest>(request.body).route[0].node = bad;
+    EXPECT_TRUE(names(error_of(encode(request)), "free of control characters")) << bad;
+  }
+}
+
+TEST(ControlRequest, ARouteOfTooManyStagesIsRefused) {
+  Request request{2, prepare_request()};
+  auto& route = std::get<PrepareRequest>(request.body).route;
+  route.assign(kMaxStages, {"n", "a", "0:1"});
+  EXPECT_EQ(error_of(encode(request)), "");
+  route.push_back({"n", "a", "0:1"});
+  EXPECT_TRUE(names(error_of(encode(request)), "at most 256 elements, not 257"));
+}
+
+TEST(ControlRequest, TextThatIsNotAnObjectIsRefused) {
+  EXPECT_TRUE(names(error_of(""), "not JSON"));
+  EXPECT_TRUE(names(error_of("{"), "not JSON"));
+  EXPECT_TRUE(names(error_of("{} {}"), "not JSON"));
+  EXPECT_TRUE(names(error_of("[1]"), "not a JSON object"));
+  EXPECT_TRUE(names(error_of("null"), "not a JSON object"));
+  EXPECT_TRUE(names(error_of(std::string("{\"id\":1,\"request\":\"\xff\"}")), "not JSON"));
+}
+
+TEST(ControlRequest, EveryTruncationIsAnError) {
+  const std::string text = encode(Request{2, prepare_request()});
+  for (std::size_t size = 0; size < text.size(); ++size) {
+    EXPECT_FALSE(decode_request(text.substr(0, size))) << size;
+  }
+}
+
+TEST(ControlRequest, DeepNestingIsRefusedBeforeItIsParsed) {
+  const auto nested = [](int levels) {
+    return R"({"id":1,"request":"status","x":)" + std::string(levels, '[') +
+           std::string(levels, ']') + "}";
+  };
+  EXPECT_EQ(error_of(nested(7)), "");
+  EXPECT_TRUE(names(error_of(nested(8)), "deeper than 8"));
+  EXPECT_TRUE(names(error_of(nested(1000000)), "deeper than 8"));
+  // Brackets inside strings do not count, also behind an escaped quote.
+  EXPECT_EQ(error_of(R"({"id":1,"request":"status","x":"\"[[[[[[[[[[[[[[["})"), "");
+}
+
+TEST(ControlRequest, TextBeyondTheBoundIsRefused) {
+  const std::string head = R"({"id":1,"request":"status","x":")";
+  const std::string tail = R"("})";
+  const std::string fill(kMaxControlBytes - head.size() - tail.size(), 'x');
+  EXPECT_EQ(error_of(head + fill + tail), "");
+  EXPECT_TRUE(names(error_of(head + fill + "x" + tail), "at most 4194304 are taken"));
+}
+
+TEST(ControlReply, StatusRoundTripsWhole) {
+  const Reply reply{9, std::nullopt, full_status()};
+  const auto decoded = decode_reply(encode(reply));
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  EXPECT_EQ(decoded->id, 9U);
+  EXPECT_FALSE(decoded->error);
+  EXPECT_EQ(decoded->status, reply.status);
+}
+
+TEST(ControlReply, EveryStateAndPhaseRoundTrips) {
+  for (int state = 0; state <= static_cast<int>(NodeState::kStopping); ++state) {
+    for (int phase = 0; phase <= static_cast<int>(PreparePhase::kFailed); ++phase) {
+      NodeStatus status = full_status();
+      status.state = static_cast<NodeState>(state);
+      status.preparation->phase = static_cast<PreparePhase>(phase);
+      const auto decoded = decode_reply(encode(Reply{1, std::nullopt, status}));
+      ASSERT_TRUE(decoded) << decoded.error().message;
+      EXPECT_EQ(decoded->status, status);
+    }
+  }
+}
+
+TEST(ControlReply, EveryErrorCodeRoundTripsWithItsSentence) {
+  for (int code = 0; code <= static_cast<int>(ErrorCode::kInternal); ++code) {
+    const Error error{static_cast<ErrorCode>(code), "the epoch is 7, not 8"};
+    const auto decoded = decode_reply(encode(Reply{1, error, std::nullopt}));
+    ASSERT_TRUE(decoded) << decoded.error().message;
+    ASSERT_TRUE(decoded->error);
+    EXPECT_EQ(decoded->error->code, error.code);
+    EXPECT_EQ(decoded->error->message, error.message);
+    EXPECT_FALSE(decoded->status);
+  }
+}
+
+TEST(ControlReply, ACodeOfANewerPeerIsInternal) {
+  const auto decoded =
+      decode_reply(R"({"id":1,"ok":false,"error":{"code":"tired","message":"later"}})");
+  ASSERT_TRUE(decoded);
+  EXPECT_EQ(decoded->error->code, ErrorCode::kInternal);
+  EXPECT_EQ(decoded->error->message, "later");
+}
+
+TEST(ControlReply, ARefusalWithoutItsErrorIsRefused) {
+  const auto decoded = decode_reply(R"({"id":1,"ok":false})");
+  ASSERT_FALSE(decoded);
+  EXPECT_TRUE(names(decoded.error().message, "reply.error is missing"));
+}
+
+TEST(ControlReply, ASentenceIsCleanedAndCutBetweenCharacters) {
+  std::string message = "x\x1b[31m\n";
+  while (message.size() < 2 * kMaxTextBytes) message += "\xe2\x82\xac";
+  const auto decoded = decode_reply(encode(Reply{1, Error{ErrorCode::kIo, message}, std::nullopt}));
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  const std::string& got = decoded->error->message;
+  EXPECT_EQ(got.substr(0, 7), "x [31m ");
+  EXPECT_LE(got.size(), kMaxTextBytes);
+  EXPECT_GT(got.size(), kMaxTextBytes - 3);
+  EXPECT_EQ(got.substr(got.size() - 3), "\xe2\x82\xac");
+}
+
+TEST(ControlReply, BytesThatAreNotUtf8AreReplacedWhenEncoding) {
+  NodeStatus status = full_status();
+  status.model = "/models/\xff.gguf";
+  const auto decoded = decode_reply(encode(Reply{1, std::nullopt, status}));
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  EXPECT_EQ(decoded->status->model, "/models/\xef\xbf\xbd.gguf");
+}
+
+/// Takes away or replaces every member of `json`, at every depth, and calls `check` with the path's
+/// last key and the changed whole.
+template <typename Check>
+void damage(const Json& whole, Json& part, Json& root, const Check& check) {
+  for (const auto& [key, value] : part.items()) {
+    const Json original = value;
+    if (part.is_object()) {
+      part[key] = original.is_array() ? Json("text") : Json::array({1});
+      check(key, root);
+      part[key] = original;
+    }
+    Json& inner = part.is_object() ? part[key] : part[std::stoul(key)];
+    if (inner.is_structured()) damage(whole, inner, root, check);
+  }
+}
+
+TEST(ControlReply, EveryIllTypedMemberOfAStatusIsNamed) {
+  const Json whole = Json::parse(encode(Reply{1, std::nullopt, full_status()}));
+  Json root = whole;
+  int damaged = 0;
+  damage(whole, root, root, [&](const std::string& key, const Json& text) {
+    // An optional part that is no object is caught too; the keys of one reply are all checked.
+    const auto decoded = decode_reply(text.dump());
+    ASSERT_FALSE(decoded) << key;
+    EXPECT_TRUE(names(decoded.error().message, "." + key + " ")) << decoded.error().message;
+    ++damaged;
+  });
+  EXPECT_GT(damaged, 45);
+}
+
+TEST(ControlReply, EveryMissingMemberOfAStatusIsNamed) {
+  const Json whole = Json::parse(encode(Reply{1, std::nullopt, full_status()}));
+  for (const auto& [key, value] : whole["status"].items()) {
+    Json json = whole;
+    json["status"].erase(key);
+    const auto decoded = decode_reply(json.dump());
+    if (key == "preparation") {
+      ASSERT_TRUE(decoded);  // there may be none
+      EXPECT_FALSE(decoded->status->preparation);
+      continue;
+    }
+    ASSERT_FALSE(decoded) << key;
+    EXPECT_TRUE(names(decoded.error().message, "reply.status." + key + " is missing"));
+  }
+}
+
+TEST(ControlReply, AnUnknownStateIsRefused) {
+  Json json = Json::parse(encode(Reply{1, std::nullopt, full_status()}));
+  json["status"]["state"] = "sleeping";
+  EXPECT_TRUE(names(decode_reply(json.dump()).error().message, "reply.status.state"));
+}
+
+TEST(ControlStatus, JsonForPeopleHasTheDocumentedKeys) {
+  const Json json = Json::parse(to_json_text(full_status()));
+  for (const char* key :
+       {"name", "state", "model", "layers", "epoch", "cover", "resident", "sessions", "kv_bytes"}) {
+    EXPECT_TRUE(json.contains(key)) << key;
+  }
+  for (const char* key : {"mapped_bytes", "incore_bytes", "locked_bytes", "device_bytes",
+                          "outside_cover_bytes", "load_peak_bytes"}) {
+    EXPECT_TRUE(json["resident"].contains(key)) << key;
+  }
+  const Json cover = Json::parse(to_json_text(full_status().cover));
+  for (const char* key :
+       {"file_bytes", "page_bytes", "tensor_bytes", "cover_bytes", "spans", "intervals", "hull"}) {
+    EXPECT_TRUE(cover.contains(key)) << key;
+  }
+  EXPECT_EQ(cover["intervals"][1]["offset"], 500);
+  EXPECT_EQ(cover["hull"]["bytes"], 1000);
+}
+
+}  // namespace
+}  // namespace ds4::wire
