@@ -25,6 +25,8 @@ class Sleeper {
 
   /// To be followed by an *_ordered() look at the rings, and only then by the sleep.
   void want(std::uint32_t bits) { std::atomic_ref(*word_).store(bits, std::memory_order_seq_cst); }
+  /// False once the other side has taken the want: a signal is due or has come.
+  bool is_wanting() const { return std::atomic_ref(*word_).load(std::memory_order_relaxed) != 0; }
   void awake() { std::atomic_ref(*word_).store(0, std::memory_order_relaxed); }
 
  private:

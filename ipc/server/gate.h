@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/base/result.h"
-#include "ipc/server/validate.h"
+#include "ipc/validate.h"
 
 namespace ds4::ipc {
 

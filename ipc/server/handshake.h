@@ -7,7 +7,7 @@
 #include <string>
 
 #include "ipc/region.h"
-#include "ipc/server/validate.h"
+#include "ipc/validate.h"
 
 namespace ds4::ipc {
 

@@ -14,7 +14,7 @@
 
 #include "ipc/region.h"
 #include "ipc/server/request.h"
-#include "ipc/server/validate.h"
+#include "ipc/validate.h"
 
 namespace ds4::ipc {
 

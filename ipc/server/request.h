@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ipc/layout.h"
+#include "ipc/limits.h"
 
 namespace ds4::ipc {
 
@@ -15,8 +16,6 @@ struct Sampling {
   std::uint32_t top_k = 0;
   std::uint64_t seed = 0;
 };
-
-inline constexpr float kMaxTemperature = 100;
 
 struct GenerateRequest {
   std::uint64_t id = 0;
@@ -41,14 +40,5 @@ struct CloseSessionRequest {
 };
 
 using Request = std::variant<GenerateRequest, CancelRequest, CloseSessionRequest>;
-
-/// Bounds that one connection's requests are checked against.
-struct RequestLimits {
-  std::uint32_t vocabulary = 0;
-  std::uint32_t context =
-      0;  // prompt tokens of one request; what a session holds is the agent's check
-  std::uint32_t max_requests = 32;  // in flight at once
-  std::uint32_t max_stop_tokens = 64;
-};
 
 }  // namespace ds4::ipc

@@ -1,4 +1,4 @@
-#include "ipc/server/validate.h"
+#include "ipc/validate.h"
 
 #include <fmt/format.h>
 

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "ipc/layout.h"
-#include "ipc/server/request.h"
+#include "ipc/limits.h"
 #include "ipc/status.h"
 
 namespace ds4::ipc {
