@@ -10,19 +10,25 @@
 namespace ds4::cpu {
 
 inline constexpr std::size_t kKeyTile = 64;
+inline constexpr std::size_t kKeyGroup = 4;  // keys that are read together
+
+/// Repeats the last of `count` keys up to a multiple of kKeyGroup; `keys` holds kKeyTile.
+inline void fill_key_group(const float** keys, std::size_t count) {
+  for (std::size_t k = count; k % kKeyGroup != 0; ++k) keys[k] = keys[count - 1];
+}
 
 /// One query row against one tile of keys; in this model a key is its own value.
 struct AttentionTile {
   const float* q = nullptr;  // {heads, dim}
   std::size_t heads = 0;
-  std::size_t dim = 0;                  // a multiple of kOpsBlock
-  const float* const* keys = nullptr;   // kKeyTile pointers, of which `count` are keys of `dim` floats;
-                                        // those behind must be readable too (repeat the last one)
-  std::size_t count = 0;                // 1..kKeyTile
+  std::size_t dim = 0;                 // a multiple of kOpsBlock
+  const float* const* keys = nullptr;  // `count` keys of `dim` floats; the list is filled up to a
+                                       // multiple of kKeyGroup with readable ones, not used
+  std::size_t count = 0;               // 1..kKeyTile
   float scale = 1;
-  float* max = nullptr;                 // {heads}; starts as the sink
-  float* sum = nullptr;                 // {heads}; starts as 1
-  float* acc = nullptr;                 // {heads, dim}; starts as 0; divide by sum at the end
+  float* max = nullptr;  // {heads}; starts as the sink
+  float* sum = nullptr;  // {heads}; starts as 1
+  float* acc = nullptr;  // {heads, dim}; starts as 0; divide by sum at the end
 };
 
 /// One row's index queries against one tile of index keys.

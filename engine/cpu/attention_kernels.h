@@ -10,7 +10,6 @@ namespace {
 
 // Accumulators must fit the registers: 32 with AVX-512, 16 elsewhere.
 constexpr std::size_t kHeadTile = kWidth == 16 ? 4 : 2;
-constexpr std::size_t kDotKeys = 4;
 
 constexpr std::size_t whole_vectors(std::size_t count) {
   return (count + kWidth - 1) / kWidth * kWidth;
@@ -20,12 +19,12 @@ constexpr std::size_t whole_vectors(std::size_t count) {
 template <std::size_t kHeads>
 void dots(const float* q, std::size_t dim, const float* const* keys, std::size_t count,
           float* out) {
-  for (std::size_t k = 0; k < count; k += kDotKeys) {
+  for (std::size_t k = 0; k < count; k += kKeyGroup) {
     const float* k0 = keys[k];
     const float* k1 = keys[k + 1];
     const float* k2 = keys[k + 2];
     const float* k3 = keys[k + 3];
-    Vec acc[kHeads][kDotKeys] = {};
+    Vec acc[kHeads][kKeyGroup] = {};
     for (std::size_t i = 0; i < dim; i += kWidth) {
       const Vec v0 = load(k0 + i), v1 = load(k1 + i), v2 = load(k2 + i), v3 = load(k3 + i);
       for (std::size_t h = 0; h < kHeads; ++h) {

@@ -7,9 +7,10 @@
 // sizes alone, never on what else is computed beside it: results of one row are the same bits in
 // any batch.
 //
-// All lengths are multiples of kOpsBlock; pointers need no alignment; nothing here allocates. Safe to
-// call from any thread.
+// All lengths are multiples of kOpsBlock; pointers need no alignment; nothing here allocates. Safe
+// to call from any thread.
 #include <cstddef>
+#include <cstdint>
 
 #include "engine/cpu/attention.h"
 #include "engine/cpu/isa.h"
@@ -25,7 +26,9 @@ struct SoftmaxSums {
   float* sum = nullptr;
   float* acc = nullptr;
 
-  SoftmaxSums at(std::size_t channel) const { return {max + channel, sum + channel, acc + channel}; }
+  SoftmaxSums at(std::size_t channel) const {
+    return {max + channel, sum + channel, acc + channel};
+  }
 };
 
 struct Ops {
@@ -40,14 +43,14 @@ struct Ops {
   /// streams[d] = post[d] * y + sum_s mix[s * 4 + d] * streams[s], in place.
   void (*spread_streams)(float* streams, const float* post, const float* mix, const float* y,
                          std::size_t n);
-  /// y = sum_i w[i] * x[i] over `count` rows, in order.
-  void (*weighted_rows)(const float* const* x, const float* w, std::size_t count, std::size_t n,
-                        float* y);
+  /// y = sum_i w[i] * (row rows[i] of x) + last, added in that order. x is {.., n}.
+  void (*weighted_sum)(const float* x, const std::uint32_t* rows, const float* w, std::size_t count,
+                       const float* last, std::size_t n, float* y);
   /// Forgets everything.
   void (*sums_clear)(const SoftmaxSums& sums, std::size_t n);
   /// Adds one row: logits = gate + bias.
-  void (*sums_add)(const SoftmaxSums& sums, const float* value, const float* gate, const float* bias,
-                   std::size_t n);
+  void (*sums_add)(const SoftmaxSums& sums, const float* value, const float* gate,
+                   const float* bias, std::size_t n);
   /// y = acc / sum.
   void (*sums_finish)(const SoftmaxSums& sums, std::size_t n, float* y);
 

@@ -66,12 +66,13 @@ void spread_streams(float* streams, const float* post, const float* mix, const f
   }
 }
 
-void weighted_rows(const float* const* x, const float* w, std::size_t count, std::size_t n,
-                   float* y) {
+void weighted_sum(const float* x, const std::uint32_t* rows, const float* w, std::size_t count,
+                  const float* last, std::size_t n, float* y) {
   for (std::size_t i = 0; i < n; i += kWidth) {
     Vec total{};
-    for (std::size_t j = 0; j < count; ++j) total = fma(load(x[j] + i), splat(w[j]), total);
-    store(y + i, total);
+    for (std::size_t j = 0; j < count; ++j)
+      total = fma(load(x + rows[j] * n + i), splat(w[j]), total);
+    store(y + i, total + load(last + i));
   }
 }
 

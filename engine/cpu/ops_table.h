@@ -13,7 +13,7 @@ constexpr Ops make_ops() {
   ops.swiglu = swiglu;
   ops.gather_streams = gather_streams;
   ops.spread_streams = spread_streams;
-  ops.weighted_rows = weighted_rows;
+  ops.weighted_sum = weighted_sum;
   ops.sums_clear = sums_clear;
   ops.sums_add = sums_add;
   ops.sums_finish = sums_finish;

@@ -36,9 +36,13 @@ inline Vec load(const float* p) {
   return v;
 }
 
-inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+inline void store(float* p, Vec v) {
+  std::memcpy(p, &v, sizeof v);
+}
 
-inline Vec splat(float x) { return Vec{} + x; }
+inline Vec splat(float x) {
+  return Vec{} + x;
+}
 
 /// a * b + c, rounded once where the instruction set has it.
 inline Vec fma(Vec a, Vec b, Vec c) {
@@ -53,8 +57,12 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
-inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
-inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+inline Vec max(Vec a, Vec b) {
+  return a > b ? a : b;
+}
+inline Vec min(Vec a, Vec b) {
+  return a < b ? a : b;
+}
 
 /// Sums the 128-bit quarters of a vector.
 inline Vec4 fold(Vec v) {
@@ -73,10 +81,10 @@ inline Vec4 fold(Vec v) {
 /// The four sums of four vectors, every one added up in the same order.
 inline Vec4 sums(Vec a, Vec b, Vec c, Vec d) {
   const Vec4 fa = fold(a), fb = fold(b), fc = fold(c), fd = fold(d);
-  const Vec4 ab = __builtin_shufflevector(fa, fb, 0, 4, 1, 5) +
-                  __builtin_shufflevector(fa, fb, 2, 6, 3, 7);
-  const Vec4 cd = __builtin_shufflevector(fc, fd, 0, 4, 1, 5) +
-                  __builtin_shufflevector(fc, fd, 2, 6, 3, 7);
+  const Vec4 ab =
+      __builtin_shufflevector(fa, fb, 0, 4, 1, 5) + __builtin_shufflevector(fa, fb, 2, 6, 3, 7);
+  const Vec4 cd =
+      __builtin_shufflevector(fc, fd, 0, 4, 1, 5) + __builtin_shufflevector(fc, fd, 2, 6, 3, 7);
   return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 

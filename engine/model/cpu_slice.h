@@ -17,8 +17,8 @@ struct CpuSliceOptions {
   Graph graph = Graph::kOfficial;
   cpu::Precision precision = cpu::Precision::kFast;
   unsigned threads = 1;
-  std::uint32_t max_rows = 512;        // rows that one forward() takes
-  std::uint64_t kv_budget_bytes = 0;   // 0: unlimited
+  std::uint32_t max_rows = 512;       // rows that one forward() takes
+  std::uint64_t kv_budget_bytes = 0;  // 0: unlimited
   cpu::Isa isa = cpu::choose_isa();
   /// For tests and debugging: sees the streams entering each layer, {rows, n_streams, n_embd}.
   std::function<void(std::uint32_t layer, std::span<const float> streams)> tap;

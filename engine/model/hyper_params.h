@@ -17,17 +17,17 @@ Result<Graph> parse_graph(std::string_view text);
 std::string_view to_string(Graph graph);
 
 struct HyperParams {
-  std::uint32_t n_layer = 0;        // block_count
+  std::uint32_t n_layer = 0;  // block_count
   std::uint32_t n_vocab = 0;
-  std::uint32_t n_embd = 0;         // E
+  std::uint32_t n_embd = 0;  // E
   std::uint32_t context_length = 0;
-  std::uint32_t n_head = 0;         // H
-  std::uint32_t head_dim = 0;       // D, of the one shared key/value head and of each query head
-  std::uint32_t rope_dim = 0;       // R, the last R of D
-  std::uint32_t q_rank = 0;         // Q
-  std::uint32_t n_group = 0;        // G, output groups
-  std::uint32_t o_rank = 0;         // O, output rank of a group
-  std::uint32_t window = 0;         // raw rows a query sees, its own included
+  std::uint32_t n_head = 0;    // H
+  std::uint32_t head_dim = 0;  // D, of the one shared key/value head and of each query head
+  std::uint32_t rope_dim = 0;  // R, the last R of D
+  std::uint32_t q_rank = 0;    // Q
+  std::uint32_t n_group = 0;   // G, output groups
+  std::uint32_t o_rank = 0;    // O, output rank of a group
+  std::uint32_t window = 0;    // raw rows a query sees, its own included
   std::uint32_t index_heads = 0;
   std::uint32_t index_dim = 0;
   std::uint32_t index_top_k = 0;
@@ -35,9 +35,9 @@ struct HyperParams {
   std::uint32_t n_expert = 0;
   std::uint32_t n_expert_used = 0;
   std::uint32_t n_expert_shared = 0;
-  std::uint32_t expert_ffn = 0;     // F
+  std::uint32_t expert_ffn = 0;  // F
   std::uint32_t n_hash_layer = 0;
-  std::uint32_t n_streams = 0;      // hyper_connection.count
+  std::uint32_t n_streams = 0;  // hyper_connection.count
   std::uint32_t sinkhorn_iterations = 0;
   float hc_eps = 0;
   float expert_weights_scale = 0;

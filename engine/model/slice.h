@@ -2,13 +2,13 @@
 // A slice: the layers A..B of one model on one device, with the KV cache of every session on them.
 //
 // It is the seam between the engine and everything above: the agent, ds4-eval and the tests hold a
-// Slice and never see a kernel. Token ids go in (they also travel with the activations, because hash
-// layers route by id), the four residual streams go in unless the slice owns layer 0, and out come
-// streams, or logits if the slice owns the output head. One call takes rows of many sessions at many
-// positions.
+// Slice and never see a kernel. Token ids go in (they also travel with the activations, because
+// hash layers route by id), the four residual streams go in unless the slice owns layer 0, and out
+// come streams, or logits if the slice owns the output head. One call takes rows of many sessions
+// at many positions.
 //
-// The rule every backend keeps: a row's result depends on that row's session alone, bit for bit. Not
-// on the other rows of the call, nor on how a prompt was cut into calls, nor on the number of
+// The rule every backend keeps: a row's result depends on that row's session alone, bit for bit.
+// Not on the other rows of the call, nor on how a prompt was cut into calls, nor on the number of
 // threads, nor on where the model was cut into slices. So batching, splitting and replaying can
 // never change a token.
 //

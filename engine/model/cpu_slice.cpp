@@ -1,0 +1,327 @@
+// The forward pass: streams in, layer after layer, streams or logits out.
+#include "engine/model/cpu_slice.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_map>
+
+#include "engine/gguf/model_file.h"
+#include "engine/model/batch.h"
+#include "engine/model/blocks.h"
+#include "engine/model/weights.h"
+#include "engine/quant/quant.h"
+
+namespace ds4 {
+namespace {
+
+/// What the vector kernels rely on beyond what HyperParams::read checks.
+Result<void> check_sizes(const HyperParams& hp, Graph graph) {
+  for (const std::uint32_t size :
+       {hp.n_embd, hp.head_dim, hp.q_rank, hp.index_dim, hp.expert_ffn}) {
+    if (size % cpu::kOpsBlock != 0)
+      return fail(
+          ErrorCode::kUnsupported,
+          fmt::format("the CPU engine needs row lengths that are multiples of {}; this model "
+                      "has one of {}",
+                      cpu::kOpsBlock, size));
+  }
+  if (hp.n_streams != kStreams)
+    return fail(ErrorCode::kUnsupported, fmt::format("the CPU engine runs models of {} residual "
+                                                     "streams; this one has {}",
+                                                     kStreams, hp.n_streams));
+  if (graph == Graph::kOfficial && (hp.index_dim & (hp.index_dim - 1)) != 0)
+    return fail(ErrorCode::kUnsupported,
+                fmt::format("the official graph needs index rows of a power of two; this model has "
+                            "{} (graph plain runs it)",
+                            hp.index_dim));
+  return {};
+}
+
+class CpuSlice final : public Slice {
+ public:
+  CpuSlice(std::shared_ptr<const ResidentSlice> resident, const HyperParams& hp, Weights weights,
+           const CpuSliceOptions& options)
+      : resident_(std::move(resident)),
+        hp_(hp),
+        range_(resident_->range()),
+        weights_(std::move(weights)),
+        options_(options),
+        pool_(options.threads),
+        compute_{hp_,   options.graph,    options.precision, options.isa, cpu::ops_for(options.isa),
+                 pool_, Rope(hp_, false), Rope(hp_, true)},
+        ws_(hp_, options.precision, options.max_rows, pool_.size()),
+        batch_(options.max_rows) {}
+
+  const HyperParams& params() const override { return hp_; }
+  const LayerRange& range() const override { return range_; }
+  std::uint32_t max_rows() const override { return options_.max_rows; }
+
+  Result<void> open_session(SessionId session, std::uint32_t context) override;
+  void close_session(SessionId session) override;
+  Result<std::uint32_t> position(SessionId session) const override;
+  Result<void> forward(const SliceInput& input, const SliceOutput& output) override;
+  std::uint64_t kv_bytes() const override { return kv_bytes_; }
+  std::uint64_t kv_bytes_for(std::uint32_t context) const override {
+    return KvPlan::make(hp_, range_, context).bytes;
+  }
+
+ private:
+  // Checking; changes batch_ only.
+  Result<void> plan(const SliceInput& input, const SliceOutput& output);
+  Result<void> plan_segment(const Segment& segment);
+  Result<void> check_tokens(const Segment& segment) const;
+  Result<void> check_buffers(const SliceInput& input, const SliceOutput& output) const;
+
+  // Computing; cannot fail.
+  void fill_angles();
+  void load_streams(const SliceInput& input);
+  void run_layer(std::uint32_t index);
+  void enter_block(const HyperConnectionWeights& hc, const std::vector<float>& norm);
+  void leave_block();
+  void run_head(const HeadWeights& head, float* logits);
+
+  std::shared_ptr<const ResidentSlice> resident_;
+  const HyperParams hp_;
+  const LayerRange range_;
+  const Weights weights_;
+  const CpuSliceOptions options_;
+  cpu::ThreadPool pool_;
+  const Compute compute_;
+  Workspace ws_;
+  Batch batch_;
+  std::unordered_map<SessionId, std::unique_ptr<SessionCache>> sessions_;
+  std::uint64_t kv_bytes_ = 0;
+  std::uint64_t calls_ = 0;
+};
+
+// Sessions.
+
+Result<void> CpuSlice::open_session(SessionId session, std::uint32_t context) {
+  if (sessions_.contains(session))
+    return fail(ErrorCode::kInvalidArgument, fmt::format("session {} is open already", session));
+  if (context == 0 || context > hp_.context_length)
+    return fail(ErrorCode::kOutOfRange,
+                fmt::format("a context of {} positions: this model takes 1 to {}", context,
+                            hp_.context_length));
+  const std::uint64_t needed = kv_bytes_for(context);
+  const std::uint64_t budget = options_.kv_budget_bytes;
+  if (budget != 0 && needed > budget - kv_bytes_)
+    return fail(
+        ErrorCode::kResourceExhausted,
+        fmt::format("a KV cache for {} positions needs {} bytes, but {} of {} are left: close "
+                    "a session, ask for a shorter context or raise the budget",
+                    context, needed, budget - kv_bytes_, budget));
+  DS4_ASSIGN(auto cache, SessionCache::open(hp_, range_, context));
+  kv_bytes_ += cache->bytes();
+  sessions_.emplace(session, std::move(cache));
+  return {};
+}
+
+void CpuSlice::close_session(SessionId session) {
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end()) return;
+  kv_bytes_ -= found->second->bytes();
+  sessions_.erase(found);
+}
+
+Result<std::uint32_t> CpuSlice::position(SessionId session) const {
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end())
+    return fail(ErrorCode::kNotFound, fmt::format("no session {} is open", session));
+  return found->second->position;
+}
+
+// Checking.
+
+Result<void> CpuSlice::check_tokens(const Segment& segment) const {
+  for (std::size_t i = 0; i < segment.tokens.size(); ++i) {
+    const std::int32_t token = segment.tokens[i];
+    if (token < 0 || static_cast<std::uint32_t>(token) >= hp_.n_vocab)
+      return fail(ErrorCode::kOutOfRange,
+                  fmt::format("session {}: token {} at position {} is outside the vocabulary of {}",
+                              segment.session, token, segment.first_position + i, hp_.n_vocab));
+  }
+  return {};
+}
+
+Result<void> CpuSlice::plan_segment(const Segment& segment) {
+  const auto found = sessions_.find(segment.session);
+  if (found == sessions_.end())
+    return fail(ErrorCode::kNotFound, fmt::format("no session {} is open", segment.session));
+  SessionCache& cache = *found->second;
+  if (cache.last_call == calls_)
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("session {} has two segments in one call", segment.session));
+  cache.last_call = calls_;
+  const std::size_t count = segment.tokens.size();
+  if (count == 0)
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("session {}: a segment without tokens", segment.session));
+  if (count > options_.max_rows - batch_.n())
+    return fail(ErrorCode::kOutOfRange,
+                fmt::format("a call of more than {} rows", options_.max_rows));
+  if (segment.first_position != cache.position)
+    return fail(ErrorCode::kMismatch,
+                fmt::format("session {} holds {} positions, but the segment begins at {}",
+                            segment.session, cache.position, segment.first_position));
+  if (count > cache.context() - cache.position)
+    return fail(ErrorCode::kOutOfRange,
+                fmt::format("session {}: {} more tokens at position {} exceed its context of {}",
+                            segment.session, count, cache.position, cache.context()));
+  DS4_TRY(check_tokens(segment));
+
+  const auto index = static_cast<std::uint32_t>(batch_.segments.size());
+  batch_.segments.push_back(
+      {&cache, batch_.n(), segment.first_position, static_cast<std::uint32_t>(count)});
+  for (std::size_t i = 0; i < count; ++i) {
+    const bool last = i + 1 == count;
+    if (range_.output &&
+        (segment.logits == LogitsWanted::kAll || (segment.logits == LogitsWanted::kLast && last)))
+      batch_.wanted.push_back(batch_.n());
+    batch_.rows.push_back(
+        {index, segment.first_position + static_cast<std::uint32_t>(i), segment.tokens[i]});
+  }
+  return {};
+}
+
+Result<void> CpuSlice::check_buffers(const SliceInput& input, const SliceOutput& output) const {
+  const auto check = [](std::string_view name, std::size_t found,
+                        std::size_t wanted) -> Result<void> {
+    if (found == wanted) return {};
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("{} of {} floats where this call needs {}", name, found, wanted));
+  };
+  const std::size_t streams = batch_.n() * ws_.streams.width();
+  DS4_TRY(check("input streams", input.streams.size(), range_.has_embedding() ? 0 : streams));
+  DS4_TRY(check("output streams", output.streams.size(), range_.output ? 0 : streams));
+  return check("logits", output.logits.size(), batch_.wanted.size() * std::size_t{hp_.n_vocab});
+}
+
+Result<void> CpuSlice::plan(const SliceInput& input, const SliceOutput& output) {
+  ++calls_;
+  batch_.clear();
+  if (input.segments.empty()) return fail(ErrorCode::kInvalidArgument, "a call without segments");
+  for (const Segment& segment : input.segments) DS4_TRY(plan_segment(segment));
+  return check_buffers(input, output);
+}
+
+// Computing.
+
+Result<void> CpuSlice::forward(const SliceInput& input, const SliceOutput& output) {
+  DS4_TRY(plan(input, output));
+  fill_angles();
+  load_streams(input);
+  for (std::uint32_t index = 0; index < range_.count(); ++index) run_layer(index);
+  if (!range_.output)
+    std::copy_n(ws_.streams.data(), output.streams.size(), output.streams.data());
+  else if (!batch_.wanted.empty())
+    run_head(*weights_.head, output.logits.data());
+  for (const BatchSegment& segment : batch_.segments) segment.cache->position += segment.count;
+  return {};
+}
+
+void CpuSlice::fill_angles() {
+  compute_.for_rows(batch_.n(), [&](std::uint32_t row) {
+    const std::uint32_t position = batch_.rows[row].position;
+    compute_.plain_rope.fill(position, ws_.plain_angles.at(row));
+    compute_.compressed_rope.fill(position, ws_.compressed_angles.at(row));
+    if ((position + 1) % 4 == 0)
+      compute_.compressed_rope.fill(position - 3, ws_.block4_angles.at(row));
+    if ((position + 1) % 128 == 0)
+      compute_.compressed_rope.fill(position - 127, ws_.block128_angles.at(row));
+  });
+}
+
+void CpuSlice::load_streams(const SliceInput& input) {
+  if (!weights_.embedding) {
+    std::copy_n(input.streams.data(), input.streams.size(), ws_.streams.data());
+    return;
+  }
+  const cpu::Matrix& embedding = *weights_.embedding;
+  const std::size_t row_bytes = quant::row_bytes(embedding.type, embedding.cols);
+  compute_.for_rows(batch_.n(), [&](std::uint32_t row) {
+    const auto token = static_cast<std::size_t>(batch_.rows[row].token);
+    float* streams = ws_.streams.at(row);
+    quant::dequantize_row(embedding.type, embedding.data + token * row_bytes, streams, hp_.n_embd);
+    for (std::uint32_t s = 1; s < kStreams; ++s)
+      std::copy_n(streams, hp_.n_embd, streams + std::size_t{s} * hp_.n_embd);
+  });
+}
+
+void CpuSlice::run_layer(std::uint32_t index) {
+  const LayerWeights& layer = weights_.layers[index];
+  const std::uint32_t number = range_.first + index;
+  if (options_.tap) options_.tap(number, {ws_.streams.data(), batch_.n() * ws_.streams.width()});
+  enter_block(layer.hc_attn, layer.attn_norm);
+  attention_block(compute_, batch_, ws_, layer, index, hp_.compress_ratio[number]);
+  leave_block();
+  enter_block(layer.hc_ffn, layer.ffn_norm);
+  expert_block(compute_, batch_, ws_, layer, hp_.swiglu_clamp[number]);
+  leave_block();
+}
+
+/// x = rmsnorm(sum_s pre[s] * streams[s]), with the row's mixing kept for leave_block.
+void CpuSlice::enter_block(const HyperConnectionWeights& hc, const std::vector<float>& norm) {
+  const std::uint32_t n = batch_.n();
+  const auto width = static_cast<std::uint32_t>(ws_.streams.width());
+  ws_.act_streams.prepare(pool_, options_.isa, ws_.streams.data(), n, width, width);
+  const cpu::Product product{hc.fn, &ws_.act_streams, {}, ws_.stream_outputs.data(), kMixOutputs};
+  cpu::run_products(pool_, options_.isa, cpu::Precision::kExact, {&product, 1});
+  compute_.for_rows(n, [&](std::uint32_t row) {
+    const float* streams = ws_.streams.at(row);
+    const float mean = compute_.ops.sum_squares(streams, width) / static_cast<float>(width);
+    ws_.mix[row] = mix_streams(hc, ws_.stream_outputs.at(row), 1.0f / std::sqrt(mean + hp_.rms_eps),
+                               hp_.hc_eps, hp_.sinkhorn_iterations);
+    float* x = ws_.x.at(row);
+    compute_.ops.gather_streams(streams, ws_.mix[row].pre.data(), hp_.n_embd, x);
+    compute_.ops.rms_norm(x, norm.data(), hp_.n_embd, hp_.rms_eps, x);
+  });
+  ws_.act_x.prepare(pool_, options_.isa, ws_.x.data(), n, hp_.n_embd, ws_.x.width());
+}
+
+/// streams[d] = post[d] * y + sum_s cross[s][d] * streams[s].
+void CpuSlice::leave_block() {
+  compute_.for_rows(batch_.n(), [&](std::uint32_t row) {
+    const StreamMix& mix = ws_.mix[row];
+    compute_.ops.spread_streams(ws_.streams.at(row), mix.post.data(), mix.cross.data(),
+                                ws_.y.at(row), hp_.n_embd);
+  });
+}
+
+/// logits = output . rmsnorm(sum_s w[s] * streams[s]), for the rows that are wanted.
+void CpuSlice::run_head(const HeadWeights& head, float* logits) {
+  const std::span<const std::uint32_t> wanted = batch_.wanted;
+  const auto n = static_cast<std::uint32_t>(wanted.size());
+  const auto width = static_cast<std::uint32_t>(ws_.streams.width());
+  ws_.act_streams.prepare(pool_, options_.isa, ws_.streams.data(), batch_.n(), width, width);
+  const cpu::Product product{head.hc.fn, &ws_.act_streams, wanted, ws_.stream_outputs.data(),
+                             kStreams};
+  cpu::run_products(pool_, options_.isa, cpu::Precision::kExact, {&product, 1});
+  compute_.for_rows(n, [&](std::uint32_t i) {
+    const float* streams = ws_.streams.at(wanted[i]);
+    const float mean = compute_.ops.sum_squares(streams, width) / static_cast<float>(width);
+    const auto w = mix_for_head(head.hc, ws_.stream_outputs.data() + std::size_t{i} * kStreams,
+                                1.0f / std::sqrt(mean + hp_.rms_eps), hp_.hc_eps);
+    compute_.ops.gather_streams(streams, w.data(), hp_.n_embd, ws_.x.at(i));
+    compute_.ops.rms_norm(ws_.x.at(i), head.norm.data(), hp_.n_embd, hp_.rms_eps, ws_.x.at(i));
+  });
+  ws_.act_x.prepare(pool_, options_.isa, ws_.x.data(), n, hp_.n_embd, ws_.x.width());
+  const cpu::Product output{head.output, &ws_.act_x, {}, logits, hp_.n_vocab};
+  compute_.run({&output, 1});
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Slice>> make_cpu_slice(std::shared_ptr<const ResidentSlice> weights,
+                                              const CpuSliceOptions& options) {
+  if (options.max_rows == 0)
+    return fail(ErrorCode::kInvalidArgument, "a slice that takes no rows: max_rows is 0");
+  DS4_ASSIGN(const HyperParams hp, HyperParams::read(weights->model().gguf()));
+  DS4_TRY(check_sizes(hp, options.graph));
+  DS4_ASSIGN(Weights views, Weights::load(*weights, hp));
+  return std::make_unique<CpuSlice>(std::move(weights), hp, std::move(views), options);
+}
+
+}  // namespace ds4

@@ -1,0 +1,13 @@
+#pragma once
+// Which compressed rows a query sees where there are more than it may: the indexer's top_k.
+#include "engine/model/batch.h"
+
+namespace ds4 {
+
+/// For every row of the call that can see more than top_k compressed rows of the layer at `index`
+/// (its place in the slice): the best of them by score, ascending, into Workspace::chosen and
+/// chosen_count. Reads index_q and index_w, which must be finished.
+void search_index(const Compute& compute, const Batch& batch, Workspace& ws, std::uint32_t index,
+                  std::uint32_t ratio);
+
+}  // namespace ds4
