@@ -62,6 +62,7 @@ stop_agents() {
 clean_up() {
   local status=$?
   trap - EXIT
+  trap '' PIPE INT TERM # nothing interrupts the cleaning up, nor does a reader that went away
   stop_agents || true
   if ((status != 0)) && [[ -n $work ]]; then
     local log
@@ -139,7 +140,9 @@ main() {
   # In /tmp whatever TMPDIR says: a socket's path may have 107 bytes.
   work=$(mktemp -d /tmp/ds4-demo.XXXXXX)
   trap clean_up EXIT
+  trap 'exit 129' HUP
   trap 'exit 130' INT
+  trap 'exit 141' PIPE
   trap 'exit 143' TERM
   local port_a port_b
   port_a=$(free_port 0)
