@@ -10,11 +10,10 @@
 namespace ds4::cpu {
 namespace {
 
-const Kernels& kernels_for(Isa isa) {
+const Kernels& kernels_for([[maybe_unused]] Isa isa) {
 #if defined(DS4_X86_KERNELS)
-  (void)isa;
-#else
-  (void)isa;
+  if (isa == Isa::kAvx512) return kAvx512Kernels;
+  if (isa == Isa::kAvx2) return kAvx2Kernels;
 #endif
   return kScalarKernels;
 }
