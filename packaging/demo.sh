@@ -62,8 +62,9 @@ stop_agents() {
 clean_up() {
   local status=$?
   trap - EXIT
+  set +e
   trap '' PIPE INT TERM # nothing interrupts the cleaning up, nor does a reader that went away
-  stop_agents || true
+  stop_agents
   if ((status != 0)) && [[ -n $work ]]; then
     local log
     for log in "$work"/*.log; do
