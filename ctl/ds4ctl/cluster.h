@@ -1,0 +1,50 @@
+#pragma once
+// The cluster file: which nodes there are and where their agents listen.
+//
+//   # /etc/ds4d/cluster.toml
+//   [nodes]
+//   alpha = "tcp://10.0.0.1:7341"
+//   beta = "tcp://10.0.0.2:7341"
+//
+// Nothing else may stand in it: a key that we do not know is a typing error that would otherwise be
+// obeyed by silence, so it is refused, by name and line.
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/base/result.h"
+
+namespace ds4::ctl {
+
+inline constexpr const char* kDefaultClusterFile = "/etc/ds4d/cluster.toml";
+/// Of the one agent on this machine, when there is no cluster file.
+inline constexpr const char* kLocalNodeName = "local";
+inline constexpr const char* kLocalNodeAddress = "tcp://127.0.0.1:7341";
+inline constexpr std::size_t kMaxClusterBytes = 1u << 20;
+
+struct Node {
+  std::string name;
+  std::string address;  // tcp://host:port
+  /// The name is ours, not the cluster file's: whatever the agent calls itself is right.
+  bool unnamed = false;
+  bool operator==(const Node&) const = default;
+};
+
+struct Cluster {
+  std::vector<Node> nodes;  // in the order of the file
+  std::string source;       // the file's path, or a phrase for messages
+
+  /// Errors: kInvalidArgument naming the node, the file and the nodes that exist.
+  Result<Node> find(std::string_view name) const;
+};
+
+/// Pure; `path` is for messages ("cluster.toml:3: ..."). Errors: kCorrupt.
+Result<Cluster> parse_cluster(std::string_view text, const std::string& path);
+
+/// Reads `path`; if that is empty, kDefaultClusterFile, and without such a file one local node.
+Result<Cluster> load_cluster(const std::string& path);
+
+/// Checks tcp://host:port. Errors: kInvalidArgument with the form that is accepted.
+Result<void> check_address(std::string_view address);
+
+}  // namespace ds4::ctl

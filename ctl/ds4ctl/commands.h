@@ -1,0 +1,26 @@
+#pragma once
+// The subcommands of ds4ctl, one file each. Each adds its options to the program's command line
+// and, when it is the one that was called, leaves in `invocation` what is to be done.
+#include <functional>
+#include <string>
+
+#include "engine/base/result.h"
+
+namespace CLI {
+class App;
+}
+
+namespace ds4::ctl {
+
+struct Invocation {
+  std::string cluster_file;             // of --cluster; empty: the default
+  std::function<Result<int>()> action;  // the exit code, or the error to report
+};
+
+void add_assign_command(CLI::App& app, Invocation& invocation);
+void add_status_command(CLI::App& app, Invocation& invocation);
+void add_cover_command(CLI::App& app, Invocation& invocation);
+void add_run_command(CLI::App& app, Invocation& invocation);
+void add_release_command(CLI::App& app, Invocation& invocation);
+
+}  // namespace ds4::ctl

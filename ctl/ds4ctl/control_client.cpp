@@ -1,0 +1,90 @@
+#include "ctl/ds4ctl/control_client.h"
+
+#include <fmt/format.h>
+
+#include <atomic>
+
+#include "ctl/common/terminal.h"
+
+namespace ds4::ctl {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::uint64_t next_request_id() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
+Error no_answer(const Node& node, std::chrono::milliseconds timeout) {
+  return {ErrorCode::kTimeout,
+          fmt::format("node {} does not answer at {} within {:.0f} s: check that ds4d runs there "
+                      "(systemctl status ds4d) and that the address and port are right",
+                      node.name, node.address, std::chrono::duration<double>(timeout).count())};
+}
+
+}  // namespace
+
+std::vector<Result<wire::Reply>> ask_all(ControlTransport& transport, std::span<const Node> nodes,
+                                         const decltype(wire::Request::body)& body,
+                                         std::chrono::milliseconds timeout) {
+  std::vector<Result<wire::Reply>> replies;
+  std::vector<std::uint64_t> awaited;  // 0: has answered
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    replies.push_back(tl::unexpected<Error>(no_answer(nodes[i], timeout)));
+    awaited.push_back(next_request_id());
+    transport.send(i, wire::Request{awaited[i], body});
+  }
+  std::size_t missing = nodes.size();
+  const auto deadline = Clock::now() + timeout;
+  while (missing > 0 && !InterruptGuard::interrupted()) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
+    if (left.count() <= 0) break;
+    for (Incoming& incoming : transport.receive(std::min(left, std::chrono::milliseconds(200)))) {
+      std::uint64_t& id = awaited.at(incoming.node);
+      if (id == 0 || (incoming.reply && incoming.reply->id != id)) continue;  // a late one
+      id = 0;
+      --missing;
+      if (!incoming.reply) {
+        incoming.reply.error().message =
+            fmt::format("node {} ({}): {}", nodes[incoming.node].name, nodes[incoming.node].address,
+                        incoming.reply.error().message);
+      }
+      replies[incoming.node] = std::move(incoming.reply);
+      if (replies[incoming.node] && replies[incoming.node]->error) {
+        Error error = *replies[incoming.node]->error;
+        replies[incoming.node] =
+            fail(std::move(error), fmt::format("node {} refused", nodes[incoming.node].name));
+      }
+    }
+  }
+  if (InterruptGuard::interrupted()) {
+    for (std::size_t i = 0; i < nodes.size(); ++i) {
+      if (awaited[i] != 0) replies[i] = fail(ErrorCode::kCancelled, "interrupted");
+    }
+  }
+  return replies;
+}
+
+std::vector<Result<wire::NodeStatus>> query_statuses(ControlTransport& transport,
+                                                     std::span<const Node> nodes,
+                                                     std::chrono::milliseconds timeout) {
+  std::vector<Result<wire::NodeStatus>> statuses;
+  auto replies = ask_all(transport, nodes, wire::StatusRequest{}, timeout);
+  for (std::size_t i = 0; i < replies.size(); ++i) {
+    if (!replies[i]) {
+      statuses.push_back(tl::unexpected<Error>(std::move(replies[i]).error()));
+    } else if (!replies[i]->status) {
+      statuses.push_back(fail(ErrorCode::kCorrupt,
+                              fmt::format("node {} answers without its status: is another program "
+                                          "listening at {}?",
+                                          nodes[i].name, nodes[i].address)));
+    } else {
+      statuses.push_back(std::move(*replies[i]->status));
+    }
+  }
+  return statuses;
+}
+
+}  // namespace ds4::ctl

@@ -1,0 +1,39 @@
+#include "ctl/ds4ctl/cover_report.h"
+
+#include <fmt/format.h>
+
+#include "ctl/common/bytes_text.h"
+
+namespace ds4::ctl {
+
+wire::CoverReport report_of(const SpanCover& cover) {
+  wire::CoverReport report;
+  report.file_bytes = cover.file_bytes();
+  report.page_bytes = cover.page_bytes();
+  report.tensor_bytes = cover.tensor_bytes();
+  report.cover_bytes = cover.cover_bytes();
+  report.spans = cover.spans();
+  for (const Interval& interval : cover.intervals()) {
+    report.intervals.push_back({interval.begin, interval.bytes()});
+  }
+  report.hull = {cover.hull().begin, cover.hull().bytes()};
+  return report;
+}
+
+std::string cover_text(const SpanCover& cover, const LayerRange& range) {
+  std::string text = fmt::format("layers {}: {}\n", range.to_string(), cover.describe());
+  for (const Interval& interval : cover.intervals()) {
+    text += fmt::format("  {:>16} .. {:<16} {:>12}\n", interval.begin, interval.end,
+                        bytes_text(interval.bytes()));
+  }
+  const Interval hull = cover.hull();
+  const std::uint64_t saved = hull.bytes() - cover.cover_bytes();
+  text += fmt::format("  tensors alone: {}; rounded out to pages of {}: {}\n",
+                      bytes_text(cover.tensor_bytes()), bytes_text(cover.page_bytes()),
+                      bytes_text(cover.cover_bytes()));
+  text += fmt::format("  one range from the first tensor to the last would take {}: {} more\n",
+                      bytes_text(hull.bytes()), bytes_text(saved));
+  return text;
+}
+
+}  // namespace ds4::ctl

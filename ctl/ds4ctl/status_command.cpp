@@ -1,0 +1,83 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <memory>
+#include <thread>
+
+#include "ctl/common/exit_codes.h"
+#include "ctl/common/terminal.h"
+#include "ctl/ds4ctl/commands.h"
+#include "ctl/ds4ctl/control_client.h"
+#include "ctl/ds4ctl/status_table.h"
+
+namespace ds4::ctl {
+namespace {
+
+struct StatusOptions {
+  bool json = false;
+  bool watch = false;
+};
+
+std::vector<NodeView> look(ControlTransport& transport, const Cluster& cluster) {
+  std::vector<NodeView> views;
+  auto statuses = query_statuses(transport, cluster.nodes);
+  for (std::size_t i = 0; i < statuses.size(); ++i) {
+    views.push_back({cluster.nodes[i], std::move(statuses[i])});
+  }
+  return views;
+}
+
+void wait_a_second() {
+  for (int i = 0; i < 10 && !InterruptGuard::interrupted(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
+/// Until Ctrl-C, which is how a watch is meant to end: no failure.
+Result<int> watch(ControlTransport& transport, const Cluster& cluster, bool json) {
+  const bool terminal = is_terminal(STDOUT_FILENO);
+  for (bool first = true; !InterruptGuard::interrupted(); first = false) {
+    const std::vector<NodeView> views = look(transport, cluster);
+    if (InterruptGuard::interrupted()) break;
+    if (json) {
+      DS4_TRY(write_stdout(status_json(views, -1)));
+    } else {
+      const std::string_view before = terminal ? "\x1b[H\x1b[2J" : first ? "" : "\n";
+      DS4_TRY(write_stdout(std::string(before) + status_table(views, wants_colour(STDOUT_FILENO))));
+    }
+    wait_a_second();
+  }
+  return kExitOk;
+}
+
+Result<int> status(const std::string& cluster_file, const StatusOptions& options) {
+  DS4_ASSIGN(const Cluster cluster, load_cluster(cluster_file));
+  const InterruptGuard guard;
+  DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport, connect_nodes(cluster.nodes));
+  if (options.watch) return watch(*transport, cluster, options.json);
+  const std::vector<NodeView> views = look(*transport, cluster);
+  if (InterruptGuard::interrupted()) return kExitInterrupted;
+  DS4_TRY(write_stdout(options.json ? status_json(views, 2)
+                                    : status_table(views, wants_colour(STDOUT_FILENO))));
+  return all_reachable(views) ? kExitOk : kExitFailure;
+}
+
+}  // namespace
+
+void add_status_command(CLI::App& app, Invocation& invocation) {
+  auto options = std::make_shared<StatusOptions>();
+  CLI::App* command = app.add_subcommand("status", "Show what every node holds and does");
+  command->add_flag("--json", options->json,
+                    "{\"nodes\":[...]}; with --watch one line each second");
+  command->add_flag("--watch", options->watch, "Show it again every second, until Ctrl-C");
+  command->footer("Exit status 1 if a node does not answer.");
+  command->callback([options, &invocation] {
+    invocation.action = [options, &invocation] {
+      return status(invocation.cluster_file, *options);
+    };
+  });
+}
+
+}  // namespace ds4::ctl
