@@ -41,7 +41,7 @@ inline std::string TempDir::write(const std::string& name, std::span<const std::
   const std::string path = file(name);
   FILE* const out = ::fopen(path.c_str(), "wbe");
   if (out == nullptr) throw std::runtime_error("cannot write " + path);
-  const bool ok = ::fwrite(bytes.data(), 1, bytes.size(), out) == bytes.size();
+  const bool ok = bytes.empty() || ::fwrite(bytes.data(), bytes.size(), 1, out) == 1;
   if (::fclose(out) != 0 || !ok) throw std::runtime_error("cannot write " + path);
   return path;
 }
