@@ -1,0 +1,502 @@
+#include "agent/stage/runner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/agent/stage/fake_slice.h"
+
+namespace ds4::agent {
+namespace {
+
+using test::FakeControl;
+using test::FakeOptions;
+using test::FakeSlice;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t kEpoch = 5;
+
+wire::WorkItem item(std::uint64_t session, std::vector<std::int32_t> tokens, bool sample = true) {
+  wire::WorkItem work;
+  work.session = session;
+  work.context = 1000;
+  work.tokens = std::move(tokens);
+  if (sample) work.sample = SamplingParams{};
+  return work;
+}
+
+wire::WorkItem after(const wire::WorkItem& before, std::vector<std::int32_t> tokens) {
+  wire::WorkItem work = before;
+  work.first_position += static_cast<std::uint32_t>(before.tokens.size());
+  work.prefix_hash = wire::extend_hash(before.prefix_hash, before.tokens);
+  work.tokens = std::move(tokens);
+  return work;
+}
+
+/// A whole model in one stage.
+struct Alone {
+  explicit Alone(FakeOptions options = {}, StagePlace place = {kEpoch, 0, 1})
+      : slice(options, control), runner(slice, place, {}) {}
+
+  void work(std::vector<wire::WorkItem> items) {
+    runner.accept(wire::WorkFrame{kEpoch, std::move(items), {}}, out);
+  }
+  void close(std::vector<std::uint64_t> sessions) {
+    runner.accept(wire::CloseFrame{kEpoch, std::move(sessions)});
+  }
+  void run() {
+    while (!runner.idle()) runner.step(out);
+  }
+  std::vector<wire::Outcome> outcomes() const {
+    std::vector<wire::Outcome> all;
+    for (const Outgoing& sent : out) {
+      const auto* frame = std::get_if<wire::TokenFrame>(&sent.frame);
+      if (frame != nullptr) all.insert(all.end(), frame->outcomes.begin(), frame->outcomes.end());
+    }
+    return all;
+  }
+  std::vector<wire::ErrorFrame> errors() const {
+    std::vector<wire::ErrorFrame> all;
+    for (const Outgoing& sent : out) {
+      if (const auto* frame = std::get_if<wire::ErrorFrame>(&sent.frame)) all.push_back(*frame);
+    }
+    return all;
+  }
+
+  std::shared_ptr<FakeControl> control = std::make_shared<FakeControl>();
+  FakeSlice slice;
+  Runner runner;
+  std::vector<Outgoing> out;
+};
+
+TEST(Runner, AnswersWithTheTokenAfterTheItem) {
+  Alone alone;
+  alone.work({item(1, {3, 4, 5})});
+  alone.run();
+  ASSERT_EQ(alone.outcomes().size(), 1U);
+  const wire::Outcome outcome = alone.outcomes()[0];
+  EXPECT_EQ(outcome.session, 1U);
+  EXPECT_EQ(outcome.position, 3U);
+  EXPECT_EQ(outcome.token, test::greedy_answer({3, 4, 5}, 1)[0]);
+  EXPECT_LT(outcome.logprob, 0);
+  EXPECT_THAT(alone.control->calls()[0].logits, ElementsAre(LogitsWanted::kLast));
+}
+
+TEST(Runner, SamplesWithTheItemsParametersAtTheTokensPosition) {
+  SamplingParams params;
+  params.temperature = 1e9F;  // as good as uniform: every position and seed gives another token
+  params.seed = 11;
+  const auto sampled = [&](std::uint64_t seed) {
+    params.seed = seed;
+    Alone alone;
+    wire::WorkItem work = item(1, {3, 4, 5});
+    work.sample = params;
+    alone.work({work});
+    alone.run();
+    return alone.outcomes()[0].token;
+  };
+  const auto expected = [&](std::uint64_t seed) {
+    params.seed = seed;
+    FakeSlice slice({}, std::make_shared<FakeControl>());
+    (void)slice.open_session(1, 10);
+    std::vector<float> logits(test::kFakeVocabulary);
+    const std::vector<std::int32_t> tokens = {3, 4, 5};
+    const Segment segment{1, 0, tokens, LogitsWanted::kLast};
+    EXPECT_TRUE(slice.forward({{&segment, 1}, {}}, {{}, logits}));
+    return Sampler(test::kFakeVocabulary).sample(logits, params, 3).token;
+  };
+  for (std::uint64_t seed = 0; seed < 20; ++seed) EXPECT_EQ(sampled(seed), expected(seed)) << seed;
+}
+
+TEST(Runner, WithoutSamplingItAcknowledges) {
+  Alone alone;
+  alone.work({item(1, {3, 4}, false)});
+  alone.run();
+  EXPECT_THAT(alone.outcomes(), ElementsAre(wire::Outcome{1, 2, -1, 0}));
+  EXPECT_THAT(alone.control->calls()[0].logits, ElementsAre(LogitsWanted::kNone));
+}
+
+TEST(Runner, ALongItemIsRunInPartsAndOnlyTheLastBringsAToken) {
+  FakeOptions options;
+  options.max_rows = 4;
+  Alone alone(options);
+  const std::vector<std::int32_t> prompt = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+  alone.work({item(1, prompt)});
+  alone.run();
+  ASSERT_EQ(alone.outcomes().size(), 3U);
+  EXPECT_EQ(alone.outcomes()[0], (wire::Outcome{1, 4, -1, 0}));
+  EXPECT_EQ(alone.outcomes()[1], (wire::Outcome{1, 8, -1, 0}));
+  EXPECT_EQ(alone.outcomes()[2].token, test::greedy_answer(prompt, 1)[0]);
+  EXPECT_EQ(alone.runner.rows_done(), 9U);
+  EXPECT_EQ(alone.runner.batches(), 3U);
+}
+
+TEST(Runner, OutcomesAreGroupedByTheirEntry) {
+  const FakeOptions last{.first_layer = 3, .max_rows = 16};
+  const auto control = std::make_shared<FakeControl>();
+  FakeSlice slice(last, control);
+  Runner runner(slice, {kEpoch, 2, 3}, {});
+  std::vector<Outgoing> out;
+  wire::WorkFrame frame{kEpoch, {item(1, {1}), item(2, {2}), item(3, {3})}, std::vector<float>(12)};
+  frame.items[0].entry = 2;
+  frame.items[2].entry = 2;
+  runner.accept(std::move(frame), out);
+  runner.step(out);
+  ASSERT_EQ(out.size(), 2U);
+  EXPECT_EQ(out[0].to, 0U);
+  EXPECT_EQ(std::get<wire::TokenFrame>(out[0].frame).outcomes.size(), 1U);
+  EXPECT_EQ(out[1].to, 2U);
+  EXPECT_EQ(std::get<wire::TokenFrame>(out[1].frame).epoch, kEpoch);
+  EXPECT_EQ(std::get<wire::TokenFrame>(out[1].frame).outcomes.size(), 2U);
+}
+
+TEST(Runner, AFrameForAnEntryOutsideTheRouteIsDropped) {
+  Alone alone;
+  wire::WorkItem stray = item(1, {1});
+  stray.entry = 1;
+  alone.work({stray});
+  EXPECT_TRUE(alone.runner.idle());
+  EXPECT_TRUE(alone.out.empty());
+}
+
+// ---- prefixes --------------------------------------------------------------------------------
+
+void expect_mismatch(const Alone& alone, std::uint64_t session, const char* sentence) {
+  ASSERT_EQ(alone.errors().size(), 1U);
+  const wire::ErrorFrame error = alone.errors()[0];
+  EXPECT_EQ(error.epoch, kEpoch);
+  EXPECT_EQ(error.code, ErrorCode::kMismatch);
+  EXPECT_THAT(error.sessions, ElementsAre(session));
+  EXPECT_THAT(error.message, HasSubstr("stage 0 (0:output)"));
+  EXPECT_THAT(error.message, HasSubstr(sentence));
+}
+
+TEST(Runner, WorkForASessionItDoesNotHoldIsAMismatch) {
+  Alone alone;
+  alone.work({after(item(1, {1, 2}), {3})});
+  alone.run();
+  expect_mismatch(alone, 1, "is not held here");
+  EXPECT_TRUE(alone.outcomes().empty());
+}
+
+TEST(Runner, WorkAtAnotherPositionIsAMismatch) {
+  Alone alone;
+  const wire::WorkItem first = item(1, {1, 2});
+  alone.work({first, after(after(first, {3}), {4})});
+  alone.run();
+  expect_mismatch(alone, 1, "at position 2, but its work begins at 3");
+}
+
+TEST(Runner, WorkAfterOtherTokensIsAMismatch) {
+  Alone alone;
+  wire::WorkItem second = after(item(1, {1, 2}), {3});
+  second.prefix_hash ^= 1;
+  alone.work({item(1, {1, 2}), second});
+  alone.run();
+  expect_mismatch(alone, 1, "not the ones its work continues");
+}
+
+TEST(Runner, WorkAtPositionZeroWithAPrefixIsAMismatch) {
+  Alone alone;
+  wire::WorkItem work = item(1, {1, 2});
+  work.prefix_hash = 4;
+  alone.work({work});
+  alone.run();
+  expect_mismatch(alone, 1, "claims a prefix");
+  EXPECT_EQ(alone.runner.sessions(), 0U);
+}
+
+TEST(Runner, AMismatchCostsOnlyItsOwnSession) {
+  Alone alone;
+  wire::WorkItem good = item(1, {1, 2});
+  wire::WorkItem bad = item(2, {1, 2});
+  alone.work({good, bad});
+  alone.run();
+  alone.out.clear();
+  wire::WorkItem broken = after(bad, {7});
+  broken.prefix_hash ^= 1;
+  const wire::WorkItem later = after(after(bad, {7}), {8});
+  alone.work({after(good, {7}), broken, later});
+  alone.run();
+  EXPECT_EQ(alone.errors().size(), 2U);  // what follows it fails the same way
+  EXPECT_EQ(alone.errors()[1].code, ErrorCode::kMismatch);
+  ASSERT_EQ(alone.outcomes().size(), 1U);
+  EXPECT_EQ(alone.outcomes()[0].session, 1U);
+  EXPECT_EQ(alone.runner.sessions(), 1U);
+  EXPECT_EQ(alone.slice.kv_bytes(), 8000U);  // the lost session's memory is free
+}
+
+TEST(Runner, PositionZeroBeginsTheSessionAgain) {
+  Alone alone;
+  const wire::WorkItem first = item(1, {1, 2, 3});
+  alone.work({first, after(first, {4}), first});
+  alone.run();
+  const auto outcomes = alone.outcomes();
+  ASSERT_EQ(outcomes.size(), 3U);
+  EXPECT_EQ(outcomes[2], outcomes[0]);
+  EXPECT_EQ(alone.runner.sessions(), 1U);
+}
+
+// ---- failures --------------------------------------------------------------------------------
+
+TEST(Runner, ASessionBeyondTheMemoryIsRefusedAndTheOthersRun) {
+  FakeOptions options;
+  options.kv_budget_positions = 1500;
+  Alone alone(options);
+  alone.work({item(1, {1}), item(2, {2})});
+  alone.run();
+  ASSERT_EQ(alone.errors().size(), 1U);
+  EXPECT_EQ(alone.errors()[0].code, ErrorCode::kResourceExhausted);
+  EXPECT_THAT(alone.errors()[0].sessions, ElementsAre(2));
+  EXPECT_EQ(alone.outcomes().size(), 1U);
+  alone.close({1});
+  alone.work({item(2, {2})});
+  alone.run();
+  EXPECT_EQ(alone.outcomes().size(), 2U);
+}
+
+TEST(Runner, APieceThatTheSliceRefusesIsFoundAndTheOthersRun) {
+  for (std::uint64_t bad = 1; bad <= 7; ++bad) {
+    Alone alone;
+    std::vector<wire::WorkItem> items;
+    for (std::uint64_t session = 1; session <= 7; ++session) {
+      items.push_back(item(session, {session == bad ? 99 : 1}));
+    }
+    alone.work(items);
+    alone.run();
+    ASSERT_EQ(alone.errors().size(), 1U);
+    EXPECT_EQ(alone.errors()[0].code, ErrorCode::kOutOfRange);
+    EXPECT_THAT(alone.errors()[0].sessions, ElementsAre(bad));
+    EXPECT_THAT(alone.errors()[0].message, HasSubstr("token 99 is unknown"));
+    EXPECT_EQ(alone.outcomes().size(), 6U);
+    EXPECT_EQ(alone.runner.sessions(), 6U);
+  }
+}
+
+TEST(Runner, WorkBeyondTheSessionsContextIsRefused) {
+  Alone alone;
+  wire::WorkItem first = item(1, {1, 2});
+  first.context = 2;
+  alone.work({first, after(first, {3})});
+  alone.run();
+  ASSERT_EQ(alone.errors().size(), 1U);
+  EXPECT_EQ(alone.errors()[0].code, ErrorCode::kOutOfRange);
+}
+
+TEST(Runner, WhenTheSliceFailsEveryItemIsAnsweredAndItGoesOnLater) {
+  Alone alone;
+  alone.control->fail_all = true;
+  alone.work({item(1, {1}), item(2, {1, 2}), item(3, {3})});
+  alone.run();
+  EXPECT_EQ(alone.errors().size(), 3U);
+  for (const auto& error : alone.errors()) EXPECT_EQ(error.code, ErrorCode::kIo);
+  EXPECT_EQ(alone.runner.sessions(), 0U);
+  EXPECT_EQ(alone.slice.kv_bytes(), 0U);
+  EXPECT_EQ(alone.runner.rows_done(), 0U);
+  alone.control->fail_all = false;
+  alone.work({item(1, {1})});
+  alone.run();
+  EXPECT_EQ(alone.outcomes().size(), 1U);
+}
+
+TEST(Runner, StreamsOfTheWrongSizeAreAnErrorForEveryItem) {
+  const auto control = std::make_shared<FakeControl>();
+  FakeSlice slice({.first_layer = 3}, control);
+  Runner runner(slice, {kEpoch, 1, 2}, {});
+  for (const std::size_t floats : {std::size_t{0}, std::size_t{11}, std::size_t{13}}) {
+    std::vector<Outgoing> out;
+    runner.accept(
+        wire::WorkFrame{kEpoch, {item(1, {1}), item(2, {1, 2})}, std::vector<float>(floats)}, out);
+    ASSERT_EQ(out.size(), 2U);
+    EXPECT_EQ(std::get<wire::ErrorFrame>(out[0].frame).code, ErrorCode::kCorrupt);
+    EXPECT_EQ(std::get<wire::ErrorFrame>(out[0].frame).stage, 1U);
+    EXPECT_TRUE(runner.idle());
+  }
+}
+
+// ---- closings --------------------------------------------------------------------------------
+
+TEST(Runner, AClosingFollowsItsWorkAndIsPassedOn) {
+  const auto control = std::make_shared<FakeControl>();
+  FakeSlice slice({.last_layer = 2, .output = false}, control);
+  Runner runner(slice, {kEpoch, 0, 2}, {});
+  std::vector<Outgoing> out;
+  runner.accept(wire::WorkFrame{kEpoch, {item(1, {1, 2})}, {}}, out);
+  runner.accept(wire::CloseFrame{kEpoch, {1, 9}});
+  while (!runner.idle()) runner.step(out);
+  ASSERT_EQ(out.size(), 3U);
+  EXPECT_THAT(std::get<wire::CloseFrame>(out[0].frame).sessions, ElementsAre(9));
+  EXPECT_EQ(std::get<wire::WorkFrame>(out[1].frame).items[0].session, 1U);
+  EXPECT_THAT(std::get<wire::CloseFrame>(out[2].frame).sessions, ElementsAre(1));
+  for (const Outgoing& sent : out) EXPECT_EQ(sent.to, 1U);
+  EXPECT_EQ(runner.sessions(), 0U);
+  EXPECT_EQ(slice.kv_bytes(), 0U);
+}
+
+TEST(Runner, TheLastStageKeepsClosingsToItself) {
+  Alone alone;
+  alone.work({item(1, {1})});
+  alone.close({1, 2});
+  alone.run();
+  EXPECT_EQ(alone.out.size(), 1U);  // the token
+  EXPECT_EQ(alone.runner.sessions(), 0U);
+}
+
+TEST(Runner, ManyClosingsAreSentInFramesThatMayBeSent) {
+  const auto control = std::make_shared<FakeControl>();
+  FakeSlice slice({.last_layer = 2, .output = false}, control);
+  Runner runner(slice, {kEpoch, 0, 2}, {});
+  std::vector<Outgoing> out;
+  for (std::uint64_t session = 0; session < 2500; ++session) {
+    runner.accept(wire::CloseFrame{kEpoch, {session}});
+  }
+  runner.step(out);
+  std::size_t closed = 0;
+  for (const Outgoing& sent : out) {
+    const auto& sessions = std::get<wire::CloseFrame>(sent.frame).sessions;
+    EXPECT_LE(sessions.size(), wire::kMaxItems);
+    closed += sessions.size();
+  }
+  EXPECT_EQ(closed, 2500U);
+}
+
+// ---- any arrangement gives the same tokens ---------------------------------------------------
+
+struct Conversation {
+  std::vector<std::int32_t> prompt;
+  std::vector<std::int32_t> all;  // with the answer
+  std::size_t fed = 0;
+  std::uint64_t hash = 0;
+};
+
+constexpr std::size_t kAnswer = 12;
+
+/// Stages in a row, stepped in an order that `random` chooses; a test's stand-in for agents.
+class Chain {
+ public:
+  Chain(std::vector<FakeOptions> shapes, std::uint32_t seed) : random_(seed) {
+    for (std::uint32_t i = 0; i < shapes.size(); ++i) {
+      slices_.push_back(std::make_unique<FakeSlice>(shapes[i], control));
+      const StagePlace place{kEpoch, i, static_cast<std::uint32_t>(shapes.size())};
+      runners_.push_back(std::make_unique<Runner>(
+          *slices_.back(), place, StageOptions{1 + static_cast<std::uint32_t>(random_() % 6)}));
+    }
+  }
+
+  void converse(std::map<std::uint64_t, Conversation>& conversations) {
+    for (auto& [session, conversation] : conversations) feed(session, conversation);
+    while (step()) {
+      for (const wire::Outcome& outcome : std::exchange(outcomes_, {})) {
+        if (outcome.token < 0) continue;
+        Conversation& conversation = conversations.at(outcome.session);
+        ASSERT_EQ(outcome.position, conversation.all.size());
+        conversation.all.push_back(outcome.token);
+        if (conversation.all.size() < conversation.prompt.size() + kAnswer) {
+          feed(outcome.session, conversation);
+        } else {
+          runners_[0]->accept(wire::CloseFrame{kEpoch, {outcome.session}});
+        }
+      }
+    }
+    for (const auto& runner : runners_) EXPECT_EQ(runner->sessions(), 0U);
+  }
+
+  std::shared_ptr<FakeControl> control = std::make_shared<FakeControl>();
+
+ private:
+  /// Everything not fed yet, in chunks of random sizes.
+  void feed(std::uint64_t session, Conversation& conversation) {
+    while (conversation.fed < conversation.all.size()) {
+      const std::size_t left = conversation.all.size() - conversation.fed;
+      const std::size_t count = 1 + random_() % left;
+      const auto begin = conversation.all.begin() + static_cast<std::ptrdiff_t>(conversation.fed);
+      wire::WorkItem work =
+          item(session, {begin, begin + static_cast<std::ptrdiff_t>(count)}, count == left);
+      work.first_position = static_cast<std::uint32_t>(conversation.fed);
+      work.prefix_hash = conversation.hash;
+      conversation.fed += count;
+      conversation.hash = wire::extend_hash(conversation.hash, work.tokens);
+      std::vector<Outgoing> out;
+      runners_[0]->accept(wire::WorkFrame{kEpoch, {std::move(work)}, {}}, out);
+      ASSERT_TRUE(out.empty());
+    }
+  }
+
+  /// One batch of a stage that has work, and its frames to where they belong. False: all idle.
+  bool step() {
+    std::vector<std::size_t> busy;
+    for (std::size_t i = 0; i < runners_.size(); ++i) {
+      if (!runners_[i]->idle()) busy.push_back(i);
+    }
+    if (busy.empty()) return false;
+    std::vector<Outgoing> out;
+    runners_[busy[random_() % busy.size()]]->step(out);
+    std::vector<Outgoing> refused;
+    for (Outgoing& sent : out) {
+      if (auto* work = std::get_if<wire::WorkFrame>(&sent.frame)) {
+        runners_[sent.to]->accept(std::move(*work), refused);
+      } else if (const auto* close = std::get_if<wire::CloseFrame>(&sent.frame)) {
+        runners_[sent.to]->accept(*close);
+      } else if (const auto* tokens = std::get_if<wire::TokenFrame>(&sent.frame)) {
+        outcomes_.insert(outcomes_.end(), tokens->outcomes.begin(), tokens->outcomes.end());
+      } else {
+        ADD_FAILURE() << std::get<wire::ErrorFrame>(sent.frame).message;
+      }
+    }
+    EXPECT_TRUE(refused.empty());
+    return true;
+  }
+
+  std::mt19937 random_;
+  std::vector<std::unique_ptr<FakeSlice>> slices_;
+  std::vector<std::unique_ptr<Runner>> runners_;
+  std::vector<wire::Outcome> outcomes_;
+};
+
+std::map<std::uint64_t, Conversation> make_conversations(std::uint32_t seed) {
+  std::mt19937 random(seed + 1000);
+  std::map<std::uint64_t, Conversation> out;
+  for (std::uint64_t session = 1; session <= 9; ++session) {
+    Conversation& one = out[session * 1000];
+    one.prompt.resize(1 + random() % 60);
+    for (auto& token : one.prompt) token = static_cast<std::int32_t>(random() % 50);
+    one.all = one.prompt;
+  }
+  return out;
+}
+
+std::vector<FakeOptions> split_in(std::size_t stages, std::uint32_t max_rows) {
+  switch (stages) {
+    case 1:
+      return {{0, 5, true, max_rows}};
+    case 2:
+      return {{0, 2, false, max_rows}, {3, 5, true, max_rows + 3}};
+    default:
+      return {{0, 0, false, max_rows}, {1, 3, false, 2 * max_rows}, {4, 5, true, max_rows}};
+  }
+}
+
+TEST(Runner, CuttingBatchingAndSplittingNeverChangeAToken) {
+  for (std::uint32_t seed = 0; seed < 12; ++seed) {
+    for (std::size_t stages = 1; stages <= 3; ++stages) {
+      for (const std::uint32_t max_rows : {1U, 5U, 16U, 200U}) {
+        auto conversations = make_conversations(seed);
+        Chain chain(split_in(stages, max_rows), seed);
+        chain.converse(conversations);
+        EXPECT_EQ(chain.control->misplaced_rows, 0);
+        for (const auto& [session, one] : conversations) {
+          const std::vector<std::int32_t> answer(
+              one.all.begin() + static_cast<std::ptrdiff_t>(one.prompt.size()), one.all.end());
+          ASSERT_EQ(answer, test::greedy_answer(one.prompt, kAnswer))
+              << "seed " << seed << ", " << stages << " stages, " << max_rows << " rows, session "
+              << session;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ds4::agent
