@@ -361,7 +361,7 @@ std::string RouteMachine::describe_joining() const {
   for (std::size_t i = 0; i < peers_.size(); ++i) {
     if (peers_[i].heard && peers_[i].loaded) continue;
     const auto& stage = committed_->route[i];
-    return peers_[i].heard ? fmt::format("node {} ({}) is loading layers {}", stage.node,
+    return peers_[i].heard ? fmt::format("node {} ({}) does not hold layers {} yet", stage.node,
                                          stage.address, stage.layers)
                            : fmt::format("waiting for node {} ({})", stage.node, stage.address);
   }
