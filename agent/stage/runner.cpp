@@ -32,6 +32,7 @@ std::uint32_t prefill_rows(const StageOptions& options, std::uint32_t max_rows) 
 Runner::Runner(Slice& slice, const StagePlace& place, const StageOptions& options)
     : slice_(slice),
       place_(place),
+      idle_after_(options.idle_after),
       floats_per_row_(std::size_t{slice.params().n_streams} * slice.params().n_embd),
       queue_(slice.max_rows(), prefill_rows(options, slice.max_rows())) {
   assert(slice.range().has_embedding() == (place.index == 0));
@@ -63,13 +64,13 @@ void Runner::accept(const wire::CloseFrame& frame) {
   for (const std::uint64_t session : frame.sessions) queue_.push_close(session);
 }
 
-void Runner::step(std::vector<Outgoing>& out) {
+void Runner::step(std::vector<Outgoing>& out, TimePoint now) {
   close_due(out);
   std::vector<Piece> batch = queue_.take_batch();
   std::vector<Piece> admitted;
   admitted.reserve(batch.size());
   for (Piece& piece : batch) {
-    if (const auto ok = admit(piece.item); !ok) {
+    if (const auto ok = admit(piece.item, now); !ok) {
       fail_item(piece.item, ok.error(), out);
     } else {
       admitted.push_back(std::move(piece));
@@ -90,8 +91,8 @@ void Runner::close_due(std::vector<Outgoing>& out) {
   }
 }
 
-Result<void> Runner::admit(const wire::WorkItem& item) {
-  if (item.first_position == 0) return open(item);
+Result<void> Runner::admit(const wire::WorkItem& item, TimePoint now) {
+  if (item.first_position == 0) return open(item, now);
   const auto found = places_.find(item.session);
   if (found == places_.end()) {
     return fail(ErrorCode::kMismatch,
@@ -108,17 +109,31 @@ Result<void> Runner::admit(const wire::WorkItem& item) {
                 fmt::format("the session's {} tokens here are not the ones its work continues",
                             item.first_position));
   }
+  found->second.last_used = now;
   return {};
 }
 
-Result<void> Runner::open(const wire::WorkItem& item) {
+Result<void> Runner::open(const wire::WorkItem& item, TimePoint now) {
   forget(item.session);  // a replay begins again with an empty cache
   if (item.prefix_hash != 0) {
     return fail(ErrorCode::kMismatch, "work at position 0 claims a prefix");
   }
-  DS4_TRY(slice_.open_session(item.session, item.context));
-  places_.emplace(item.session, Place{});
-  return {};
+  auto opened = slice_.open_session(item.session, item.context);
+  while (!opened && opened.error().code == ErrorCode::kResourceExhausted &&
+         forget_an_idle_session(now)) {
+    opened = slice_.open_session(item.session, item.context);
+  }
+  if (opened) places_.emplace(item.session, Place{0, 0, now});
+  return opened;
+}
+
+bool Runner::forget_an_idle_session(TimePoint now) {
+  const auto oldest = std::min_element(
+      places_.begin(), places_.end(),
+      [](const auto& a, const auto& b) { return a.second.last_used < b.second.last_used; });
+  if (oldest == places_.end() || now - oldest->second.last_used < idle_after_) return false;
+  forget(oldest->first);
+  return true;
 }
 
 void Runner::run(std::span<Piece> pieces, std::vector<Outgoing>& out) {

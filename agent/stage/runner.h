@@ -6,6 +6,7 @@
 // and moves only with a forward() that succeeded. Whatever goes wrong with a session costs that
 // session its cache and nobody else anything: the next item it gets must begin at position 0 or
 // fails with kMismatch, which is how its entry learns that it has to replay.
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -22,13 +23,15 @@ namespace ds4::agent {
 /// One thread at a time. `slice` outlives it.
 class Runner {
  public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
   Runner(Slice& slice, const StagePlace& place, const StageOptions& options);
 
   void accept(wire::WorkFrame frame, std::vector<Outgoing>& out);
   void accept(const wire::CloseFrame& frame);
   bool idle() const { return queue_.empty(); }
   /// Carries out the closings that are due and runs one batch.
-  void step(std::vector<Outgoing>& out);
+  void step(std::vector<Outgoing>& out, TimePoint now);
 
   std::uint64_t sessions() const { return places_.size(); }
   std::uint64_t rows_done() const { return rows_done_; }
@@ -38,6 +41,7 @@ class Runner {
   struct Place {
     std::uint32_t position = 0;
     std::uint64_t hash = 0;
+    TimePoint last_used;
   };
 
   bool is_last() const { return place_.index + 1 == place_.count; }
@@ -45,8 +49,9 @@ class Runner {
   void close_due(std::vector<Outgoing>& out);
   /// Checks that the slice holds exactly the prefix that the piece continues, opening the session
   /// where the piece begins it.
-  Result<void> admit(const wire::WorkItem& item);
-  Result<void> open(const wire::WorkItem& item);
+  Result<void> admit(const wire::WorkItem& item, TimePoint now);
+  Result<void> open(const wire::WorkItem& item, TimePoint now);
+  bool forget_an_idle_session(TimePoint now);
   void run(std::span<Piece> pieces, std::vector<Outgoing>& out);
   Result<void> forward(std::span<const Piece> pieces);
   std::span<const float> gather_streams(std::span<const Piece> pieces, std::size_t rows);
@@ -58,6 +63,7 @@ class Runner {
 
   Slice& slice_;
   const StagePlace place_;
+  const std::chrono::milliseconds idle_after_;
   const std::size_t floats_per_row_;
   BatchQueue queue_;
   std::unordered_map<std::uint64_t, Place> places_;

@@ -58,7 +58,7 @@ struct Stage::Impl {
     while (take_inbox(taken)) {
       for (Inbound& frame : taken) accept(std::move(frame), out);
       taken.clear();
-      runner.step(out);
+      runner.step(out, std::chrono::steady_clock::now());
       publish(out);
     }
   }

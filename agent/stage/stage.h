@@ -42,6 +42,10 @@ struct StageOptions {
   /// Of the rows of one batch, the most that items longer than one token take; 0: all. Bounds how
   /// long a decode step waits for the batch before its own.
   std::uint32_t prefill_rows_per_batch = 0;
+  /// When the memory for caches is used up, sessions without work for this long lose theirs,
+  /// longest first, before a new one is refused. Entries replay what they still want, and caches
+  /// whose closing was lost with some peer do not stay for ever.
+  std::chrono::milliseconds idle_after{60'000};
 };
 
 struct StageStats {

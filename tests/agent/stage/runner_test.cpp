@@ -47,7 +47,7 @@ struct Alone {
     runner.accept(wire::CloseFrame{kEpoch, std::move(sessions)});
   }
   void run() {
-    while (!runner.idle()) runner.step(out);
+    while (!runner.idle()) runner.step(out, now);
   }
   std::vector<wire::Outcome> outcomes() const {
     std::vector<wire::Outcome> all;
@@ -69,6 +69,7 @@ struct Alone {
   FakeSlice slice;
   Runner runner;
   std::vector<Outgoing> out;
+  Runner::TimePoint now{};
 };
 
 TEST(Runner, AnswersWithTheTokenAfterTheItem) {
@@ -143,7 +144,7 @@ TEST(Runner, OutcomesAreGroupedByTheirEntry) {
   frame.items[0].entry = 2;
   frame.items[2].entry = 2;
   runner.accept(std::move(frame), out);
-  runner.step(out);
+  runner.step(out, {});
   ASSERT_EQ(out.size(), 2U);
   EXPECT_EQ(out[0].to, 0U);
   EXPECT_EQ(std::get<wire::TokenFrame>(out[0].frame).outcomes.size(), 1U);
@@ -257,6 +258,36 @@ TEST(Runner, ASessionBeyondTheMemoryIsRefusedAndTheOthersRun) {
   EXPECT_EQ(alone.outcomes().size(), 2U);
 }
 
+TEST(Runner, SessionsIdleForLongMakeRoomForANewOneOldestFirst) {
+  FakeOptions options;
+  options.kv_budget_positions = 3500;
+  Alone alone(options);
+  const auto at = [&](int seconds) {
+    alone.now = Runner::TimePoint{} + std::chrono::seconds(seconds);
+  };
+  for (int session = 1; session <= 3; ++session) {
+    at(session);
+    alone.work({item(static_cast<std::uint64_t>(session), {1})});
+    alone.run();
+  }
+  at(50);
+  alone.work({after(item(1, {1}), {2})});  // 1 is in use again
+  alone.run();
+  at(61);
+  alone.work({item(4, {1})});
+  alone.run();
+  EXPECT_EQ(alone.errors().size(), 1U);  // nobody has been idle for a minute
+  at(62);
+  alone.work({item(5, {1})});  // 2 has
+  alone.run();
+  EXPECT_EQ(alone.errors().size(), 1U);
+  alone.work({after(item(2, {1}), {2}), after(item(3, {1}), {2})});
+  alone.run();
+  ASSERT_EQ(alone.errors().size(), 2U);
+  EXPECT_THAT(alone.errors()[1].sessions, ElementsAre(2));
+  EXPECT_EQ(alone.errors()[1].code, ErrorCode::kMismatch);
+}
+
 TEST(Runner, APieceThatTheSliceRefusesIsFoundAndTheOthersRun) {
   for (std::uint64_t bad = 1; bad <= 7; ++bad) {
     Alone alone;
@@ -325,7 +356,7 @@ TEST(Runner, AClosingFollowsItsWorkAndIsPassedOn) {
   std::vector<Outgoing> out;
   runner.accept(wire::WorkFrame{kEpoch, {item(1, {1, 2})}, {}}, out);
   runner.accept(wire::CloseFrame{kEpoch, {1, 9}});
-  while (!runner.idle()) runner.step(out);
+  while (!runner.idle()) runner.step(out, {});
   ASSERT_EQ(out.size(), 3U);
   EXPECT_THAT(std::get<wire::CloseFrame>(out[0].frame).sessions, ElementsAre(9));
   EXPECT_EQ(std::get<wire::WorkFrame>(out[1].frame).items[0].session, 1U);
@@ -352,7 +383,7 @@ TEST(Runner, ManyClosingsAreSentInFramesThatMayBeSent) {
   for (std::uint64_t session = 0; session < 2500; ++session) {
     runner.accept(wire::CloseFrame{kEpoch, {session}});
   }
-  runner.step(out);
+  runner.step(out, {});
   std::size_t closed = 0;
   for (const Outgoing& sent : out) {
     const auto& sessions = std::get<wire::CloseFrame>(sent.frame).sessions;
@@ -432,7 +463,7 @@ class Chain {
     }
     if (busy.empty()) return false;
     std::vector<Outgoing> out;
-    runners_[busy[random_() % busy.size()]]->step(out);
+    runners_[busy[random_() % busy.size()]]->step(out, {});
     std::vector<Outgoing> refused;
     for (Outgoing& sent : out) {
       if (auto* work = std::get_if<wire::WorkFrame>(&sent.frame)) {

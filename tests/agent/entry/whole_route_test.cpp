@@ -1,0 +1,347 @@
+// An entry above three stages with caches of bounded memory, and everything that may happen to them
+// at random: stages that restart, routes that change or go, clients that cancel, stall and leave.
+// Every token a client ever sees must be the one that an undisturbed model gives, in order, once.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <optional>
+#include <random>
+#include <set>
+
+#include "agent/entry/entry.h"
+#include "agent/stage/runner.h"
+#include "tests/agent/stage/fake_slice.h"
+
+namespace ds4::agent {
+namespace {
+
+using ds4::test::FakeControl;
+using ds4::test::FakeOptions;
+using ds4::test::FakeSlice;
+using ds4::test::greedy_answer;
+
+constexpr std::uint32_t kContext = 60;
+constexpr std::uint32_t kStages = 3;
+
+struct Node {
+  std::unique_ptr<FakeSlice> slice;
+  std::unique_ptr<Runner> runner;
+};
+
+/// The stages, one batch at a time. What crosses between them is handed over at once.
+class Route {
+ public:
+  explicit Route(std::uint32_t seed) : random_(seed) { restart_all(); }
+
+  void restart(std::uint32_t i) {
+    static const std::uint32_t kFirst[] = {0, 2, 3};
+    static const std::uint32_t kLast[] = {1, 2, 5};
+    const FakeOptions options{kFirst[i], kLast[i], i + 1 == kStages,
+                              /*max_rows=*/static_cast<std::uint32_t>(3 + random_() % 20),
+                              /*kv_budget_positions=*/kContext * 7};
+    nodes_[i].slice = std::make_unique<FakeSlice>(options, control);
+    nodes_[i].runner =
+        std::make_unique<Runner>(*nodes_[i].slice, StagePlace{epoch_, i, kStages},
+                                 StageOptions{static_cast<std::uint32_t>(random_() % 5)});
+  }
+  void restart_all() {
+    ++epoch_;
+    nodes_.resize(kStages);
+    for (std::uint32_t i = 0; i < kStages; ++i) restart(i);
+  }
+
+  void send(wire::WorkItem item) { deliver({0, wire::WorkFrame{epoch_, {std::move(item)}, {}}}); }
+  void send_close(std::uint64_t session) { deliver({0, wire::CloseFrame{epoch_, {session}}}); }
+
+  /// False: nothing waits anywhere.
+  bool step() {
+    std::vector<Runner*> busy;
+    for (const Node& node : nodes_) {
+      if (!node.runner->idle()) busy.push_back(node.runner.get());
+    }
+    if (busy.empty()) return false;
+    std::vector<Outgoing> out;
+    busy[random_() % busy.size()]->step(out, now_ += std::chrono::seconds(1));
+    for (Outgoing& sent : out) deliver(std::move(sent));
+    return true;
+  }
+
+  bool idle(std::uint32_t i) const { return nodes_[i].runner->idle(); }
+
+  std::uint64_t sessions() const {
+    std::uint64_t sum = 0;
+    for (const Node& node : nodes_) sum += node.runner->sessions();
+    return sum;
+  }
+
+  std::shared_ptr<FakeControl> control = std::make_shared<FakeControl>();
+  std::vector<wire::Outcome> outcomes;
+  std::vector<wire::ErrorFrame> errors;
+
+ private:
+  void deliver(Outgoing sent) {
+    std::vector<Outgoing> refused;
+    if (auto* work = std::get_if<wire::WorkFrame>(&sent.frame)) {
+      nodes_[sent.to].runner->accept(std::move(*work), refused);
+    } else if (const auto* close = std::get_if<wire::CloseFrame>(&sent.frame)) {
+      nodes_[sent.to].runner->accept(*close);
+    } else if (const auto* tokens = std::get_if<wire::TokenFrame>(&sent.frame)) {
+      outcomes.insert(outcomes.end(), tokens->outcomes.begin(), tokens->outcomes.end());
+    } else {
+      errors.push_back(std::get<wire::ErrorFrame>(sent.frame));
+    }
+    EXPECT_TRUE(refused.empty());
+  }
+
+  std::mt19937 random_;
+  std::uint64_t epoch_ = 0;
+  Runner::TimePoint now_;
+  std::vector<Node> nodes_;
+};
+
+struct Asked {
+  std::uint64_t session = 0;         // the one it continues
+  std::vector<std::int32_t> before;  // of that session
+  std::vector<std::int32_t> text;    // before, the prompt, and every token delivered
+  std::size_t delivered = 0;
+  std::size_t most = 0;
+  bool keep = false;
+};
+
+class World final : public EntryPort {
+ public:
+  explicit World(std::uint32_t seed)
+      : random_(seed), may_lose_frames(seed % 2 == 1), route(seed), entry(config(), *this) {
+    tell_route(true);
+  }
+
+  static EntryConfig config() {
+    EntryConfig out;
+    out.context = kContext;
+    out.prefill_chunk = 9;
+    out.tokens_in_flight = 30;
+    out.max_sessions = 12;
+    return out;
+  }
+
+  // ---- EntryPort ----
+  void send_work(wire::WorkItem item) override { route.send(std::move(item)); }
+  void send_close(std::uint64_t session) override { route.send_close(session); }
+  bool can_take(ipc::ClientId client) override { return !stalled.contains(client); }
+  void progress(ipc::ClientId, std::uint64_t, std::uint32_t, std::uint32_t) override {}
+
+  void token(ipc::ClientId client, std::uint64_t id, std::int32_t token, std::uint32_t position,
+             float) override {
+    Asked& asked = open.at({client, id});
+    ASSERT_EQ(position, asked.text.size());
+    ASSERT_EQ(token, greedy_answer(asked.text, 1)[0]);
+    asked.text.push_back(token);
+    ++asked.delivered;
+    ++tokens;
+  }
+
+  void finish(ipc::ClientId client, std::uint64_t id, const ipc::Server::Final& final) override {
+    const auto found = open.find({client, id});
+    ASSERT_NE(found, open.end()) << "a second final, or one for nobody";
+    Asked asked = std::move(found->second);
+    open.erase(found);
+    ++statuses[final.status];
+    ASSERT_EQ(final.generated_tokens, asked.delivered);
+    if (final.status == ipc::Status::kOkLength) {
+      const bool whole = asked.delivered == asked.most || asked.text.size() == kContext;
+      ASSERT_TRUE(whole) << asked.delivered << " of " << asked.most;
+    }
+    if (final.status == ipc::Status::kOkStop) {
+      ASSERT_EQ(final.stop_token, greedy_answer(asked.text, 1)[0]);
+      asked.text.push_back(final.stop_token);  // it stays in the session
+    }
+    if (asked.session != 0) kept.erase({client, asked.session});
+    if (final.session_id == 0) return;
+    const bool ended_well = final.status <= ipc::Status::kCancelled;
+    kept[{client, final.session_id}] = ended_well ? asked.text : asked.before;
+  }
+
+  // ---- what clients do ----
+  void ask() {
+    const ipc::ClientId client = 1 + random_() % 4;
+    ipc::GenerateRequest request;
+    request.id = ++last_id;
+    Asked asked;
+    for (const auto& [key, text] : kept) {
+      if (key.first != client || busy_session(key) || random_() % 2 == 0) continue;
+      asked.session = request.session_id = key.second;
+      asked.before = text;
+      break;
+    }
+    const std::size_t least = request.session_id == 0 ? 1 : 0;
+    request.prompt.resize(least + random_() % 25);
+    for (auto& token : request.prompt) token = static_cast<std::int32_t>(random_() % 50);
+    request.max_tokens = 1 + random_() % 12;
+    request.keep_session = random_() % 2 == 0;
+    for (std::size_t i = random_() % 3; i > 0; --i) {
+      request.stop.push_back(static_cast<std::int32_t>(random_() % 50));
+    }
+    asked.text = asked.before;
+    asked.text.insert(asked.text.end(), request.prompt.begin(), request.prompt.end());
+    asked.most = request.max_tokens;
+    asked.keep = request.keep_session;
+    open[{client, request.id}] = asked;
+    entry.on_request(client, request);
+  }
+
+  bool busy_session(const std::pair<ipc::ClientId, std::uint64_t>& key) const {
+    for (const auto& [request, asked] : open) {
+      if (request.first == key.first && asked.session == key.second) return true;
+    }
+    return false;
+  }
+
+  void cancel() {
+    if (open.empty()) return;
+    const auto [client, id] = std::next(open.begin(), random_() % open.size())->first;
+    entry.on_request(client, ipc::CancelRequest{id});
+  }
+
+  void close() {
+    if (kept.empty()) return;
+    const auto key = std::next(kept.begin(), random_() % kept.size())->first;
+    if (busy_session(key)) return;
+    open[{key.first, ++last_id}] = {};
+    kept.erase(key);
+    entry.on_request(key.first, ipc::CloseSessionRequest{last_id, key.second});
+  }
+
+  void leave() {
+    const ipc::ClientId client = 1 + random_() % 4;
+    entry.on_gone(client);
+    std::erase_if(open, [&](const auto& one) { return one.first.first == client; });
+    std::erase_if(kept, [&](const auto& one) { return one.first.first == client; });
+  }
+
+  void stall() {
+    const ipc::ClientId client = 1 + random_() % 4;
+    for (const ipc::ClientId other : std::exchange(stalled, {client})) {
+      if (other != client) entry.on_space(other);
+    }
+  }
+
+  // ---- what happens to the route ----
+  void tell_route(bool ready) {
+    entry.on_route({ready, ready ? ipc::RouteState::kReady : ipc::RouteState::kDegraded, serial, 0,
+                    "a test pulled the plug"});
+  }
+
+  void replace_route() {
+    route.restart_all();
+    route.outcomes.clear();
+    route.errors.clear();
+    ++serial;
+    tell_route(true);
+  }
+
+  /// A stage that had nothing to do comes back without its caches and nobody notices; one that had
+  /// is missed.
+  void lose_a_stage() {
+    if (random_() % 6 != 0) return;
+    const std::uint32_t stage = random_() % kStages;
+    const bool missed = !route.idle(stage);
+    if (missed && !may_lose_frames) return;
+    route.restart(stage);
+    if (!missed) return;
+    tell_route(false);
+    tell_route(true);
+  }
+
+  void act() {
+    switch (random_() % 24) {
+      case 0:
+      case 1:
+      case 2:
+      case 3:
+      case 4:
+        return ask();
+      case 5:
+        return cancel();
+      case 6:
+        return stall();
+      case 7:
+        return close();
+      case 8:
+        if (random_() % 4 == 0) leave();
+        return;
+      case 9:
+        return lose_a_stage();
+      case 10:
+        if (random_() % 12 == 0) replace_route();
+        return;
+      case 11:
+        if (random_() % 12 == 0) {
+          tell_route(false);
+          tell_route(true);
+        }
+        return;
+      default:
+        for (int i = 0; i < 10; ++i) carry();
+    }
+  }
+
+  bool carry() {
+    const bool moved = route.step();
+    for (const auto& outcome : std::exchange(route.outcomes, {})) entry.on_outcome(outcome);
+    for (const auto& error : std::exchange(route.errors, {})) entry.on_error(error);
+    return moved;
+  }
+
+  void come_to_rest() {
+    for (const ipc::ClientId client : std::exchange(stalled, {})) entry.on_space(client);
+    while (carry()) {
+    }
+  }
+
+  std::mt19937 random_;
+  const bool may_lose_frames;
+  Route route;
+  std::set<ipc::ClientId> stalled;
+  std::map<std::pair<ipc::ClientId, std::uint64_t>, Asked> open;
+  std::map<std::pair<ipc::ClientId, std::uint64_t>, std::vector<std::int32_t>> kept;
+  std::map<ipc::Status, int> statuses;
+  std::uint64_t last_id = 0;
+  std::uint64_t serial = 1;
+  std::size_t tokens = 0;
+  Entry entry;
+};
+
+TEST(EntryAboveStages, WhateverHappensEveryTokenIsTheRightOneOnce) {
+  std::size_t tokens = 0;
+  std::map<ipc::Status, int> statuses;
+  for (std::uint32_t seed = 0; seed < 30; ++seed) {
+    World world(seed);
+    for (int i = 0; i < 1000 && !::testing::Test::HasFailure(); ++i) world.act();
+    world.come_to_rest();
+    ASSERT_FALSE(::testing::Test::HasFailure()) << "seed " << seed;
+    EXPECT_TRUE(world.open.empty()) << "seed " << seed << ": a request hangs";
+    EXPECT_EQ(world.route.control->misplaced_rows, 0);
+    EXPECT_EQ(world.entry.sessions(), world.kept.size());
+    world.entry.shut_down();
+    while (world.carry()) {
+    }
+    // A closing may be lost as well; then the stages forget the session when they need the memory.
+    if (!world.may_lose_frames) {
+      EXPECT_EQ(world.route.sessions(), 0U) << "seed " << seed << ": a stage keeps a lost session";
+    }
+    tokens += world.tokens;
+    for (const auto& [status, count] : world.statuses) statuses[status] += count;
+  }
+  // The test would prove nothing if hardly anything came through, or nothing went wrong.
+  EXPECT_GT(tokens, 10000U);
+  EXPECT_GT(statuses[ipc::Status::kOkLength], 1500);
+  for (const auto status :
+       {ipc::Status::kOkStop, ipc::Status::kCancelled, ipc::Status::kBusy, ipc::Status::kPeerLost,
+        ipc::Status::kOutOfRange, ipc::Status::kOkClosed}) {
+    EXPECT_GT(statuses[status], 20) << static_cast<int>(status);
+  }
+  EXPECT_LT(statuses[ipc::Status::kInternal], statuses[ipc::Status::kOkLength] / 20);
+}
+
+}  // namespace
+}  // namespace ds4::agent
