@@ -47,6 +47,10 @@ struct WeightRows {
   const std::byte* row[kTileRows];
 };
 
+DS4_INLINE void prefetch(const std::byte* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
+
 /// The sums of four vectors. Always this tree, so that a value does not depend on its neighbours.
 DS4_INLINE __m128 sum_lanes(const __m512 (&v)[kTileRows]) {
   const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
@@ -58,10 +62,11 @@ DS4_INLINE __m128 sum_lanes(const __m512 (&v)[kTileRows]) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-/// Dot products of `count` columns: sums[i] = four weight rows . x[i].
+/// Dot products of `count` columns: sums[i] = four weight rows . x[i]. Weights that are used once
+/// are fetched `ahead` bytes before, where the next four rows are.
 template <class W, int n>
 DS4_INLINE void dot_chunk(const WeightRows& w, const float* const (&x)[n], std::uint32_t count,
-                          __m128 (&sums)[n]) {
+                          std::size_t ahead, __m128 (&sums)[n]) {
   __m512 acc[n][kTileRows];
 #pragma GCC unroll 16
   for (int i = 0; i < n; ++i)
@@ -71,8 +76,10 @@ DS4_INLINE void dot_chunk(const WeightRows& w, const float* const (&x)[n], std::
   for (; col + 16 <= count; col += 16) {
     __m512 weights[kTileRows];
 #pragma GCC unroll 4
-    for (int r = 0; r < kTileRows; ++r)
+    for (int r = 0; r < kTileRows; ++r) {
+      if constexpr (n == 1) prefetch(w.row[r] + std::size_t{col} * W::kBytes + ahead);
       weights[r] = W::load(w.row[r] + std::size_t{col} * W::kBytes);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) {
       const __m512 value = _mm512_loadu_ps(x[i] + col);
@@ -105,7 +112,7 @@ void add_chunk(const Job& job, const WeightRows& w, std::uint32_t i, std::uint32
     const std::size_t row = job.x_rows != nullptr ? job.x_rows[i + k] : job.first_x + i + k;
     x[k] = job.x.x + row * job.x.x_stride + col;
   }
-  dot_chunk<W, n>(w, x, count, sums);
+  dot_chunk<W, n>(w, x, count, kTileRows * job.row_bytes, sums);
 #pragma GCC unroll 16
   for (std::uint32_t k = 0; k < n; ++k) {
     float* out = y + (i + k) * job.y_stride;

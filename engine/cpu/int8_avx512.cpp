@@ -109,6 +109,7 @@ void multiply_rows(const Job& job) {
     std::size_t offset = 0;
     std::uint32_t col = 0;
     for (; col + kStepValues<F> <= job.cols; col += kStepValues<F>, offset += kStepBytes<F>) {
+      prefetch_step<F>(rows, offset + 8 * job.row_bytes);
       add_step<F, n>(format, rows, offset, offset + kSecondBlock<F>, kGroups<F>, q, info, totals);
 #pragma GCC unroll 4
       for (int i = 0; i < n; ++i) q[i] += kStepValues<F>, info[i] += kGroups<F>;

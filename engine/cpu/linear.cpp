@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cassert>
-#include <vector>
 
 #include "engine/cpu/kernels.h"
 #include "engine/quant/quant.h"
@@ -79,34 +78,88 @@ void Activations::prepare(ThreadPool& pool, Isa isa, const float* x, std::uint32
 
 namespace {
 
+constexpr std::uint32_t kUnitRows = 16;  // weight rows of the widest tile
+// Activation rows that meet a tile before the next one is unpacked: many, so that unpacking does
+// not matter, unless there are too few tiles to keep all threads busy. Multiples of every kernel's
+// step.
+constexpr std::uint32_t kManyX = 240, kFewX = 72;
+// About a microsecond of work: less is not worth waking another thread for.
+constexpr std::uint64_t kMinPieceCost = 120'000;
+
 bool is_float(TensorType type) {
   return quant::block_values(type) == 1;
 }
 
-std::uint32_t n_rows(const Product& product) {
-  return product.x_rows.empty() ? product.x->impl().n
-                                : static_cast<std::uint32_t>(product.x_rows.size());
-}
+/// A product cut into units: all tiles with the first block of activation rows, then with the next.
+struct Units {
+  std::uint32_t n = 0;        // activation rows
+  std::uint32_t n_block = 0;  // of them per unit
+  std::uint64_t tiles = 0;
+  std::uint64_t count = 0;
+  std::uint64_t cost = 0;  // of one unit, in fortieths of a cycle
 
-void run(const Kernels& kernels, Precision precision, const Product& product, std::uint32_t first,
-         std::uint32_t count) {
-  const Matrix part = product.weights.row_range(first, count);
-  Job job;
-  job.type = part.type;
-  job.weights = part.data;
-  job.row_bytes = quant::row_bytes(part.type, part.cols);
-  job.rows = part.rows;
-  job.cols = part.cols;
-  job.x = product.x->impl().rows;
-  job.x_rows = product.x_rows.empty() ? nullptr : product.x_rows.data();
-  job.n = n_rows(product);
-  job.y = product.y + first;
-  job.y_stride = product.y_stride;
-  if (precision == Precision::kExact || is_float(part.type)) {
+  Units(const Product& product, Precision precision, unsigned threads) {
+    n = product.x_rows.empty() ? product.x->impl().n
+                               : static_cast<std::uint32_t>(product.x_rows.size());
+    if (n == 0) return;
+    tiles = (product.weights.rows + kUnitRows - 1) / kUnitRows;
+    n_block = std::min(n, tiles >= 8 * threads ? kManyX : kFewX);
+    count = tiles * ((n + n_block - 1) / n_block);
+    const bool is_integer = precision == Precision::kFast && !is_float(product.weights.type);
+    const std::uint64_t per_value = is_integer ? 2 + n_block : 1 + 3 * std::uint64_t{n_block};
+    cost = kUnitRows * std::uint64_t{product.weights.cols} * per_value;
+  }
+};
+
+void run_job(const Kernels& kernels, Precision precision, const Job& job) {
+  if (precision == Precision::kExact || is_float(job.type)) {
     kernels.multiply_exact(job);
   } else {
     assert(job.x.records != nullptr);
     kernels.multiply_fast(job);
+  }
+}
+
+/// Units [first, last) of a product.
+void run_units(const Kernels& kernels, Precision precision, const Product& product,
+               const Units& units, std::uint64_t first, std::uint64_t last) {
+  const Matrix& weights = product.weights;
+  Job job;
+  job.type = weights.type;
+  job.row_bytes = quant::row_bytes(weights.type, weights.cols);
+  job.cols = weights.cols;
+  job.x = product.x->impl().rows;
+  job.y_stride = product.y_stride;
+  while (first < last) {
+    const auto x = static_cast<std::uint32_t>(first / units.tiles * units.n_block);
+    const std::uint64_t tile = first % units.tiles;
+    const std::uint64_t tiles = std::min(last - first, units.tiles - tile);
+    const auto row = static_cast<std::uint32_t>(tile * kUnitRows);
+    job.weights = weights.data + row * job.row_bytes;
+    job.rows =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(tiles * kUnitRows, weights.rows - row));
+    job.n = std::min(units.n_block, units.n - x);
+    job.x_rows = product.x_rows.empty() ? nullptr : product.x_rows.data() + x;
+    job.first_x = x;
+    job.y = product.y + x * product.y_stride + row;
+    run_job(kernels, precision, job);
+    first += tiles;
+  }
+}
+
+/// The units that start in [begin, end) of the list's cost, laid end to end.
+void run_piece(const Kernels& kernels, Precision precision, unsigned threads,
+               std::span<const Product> products, std::uint64_t begin, std::uint64_t end) {
+  std::uint64_t at = 0;
+  for (const Product& product : products) {
+    if (at >= end) return;
+    const Units units(product, precision, threads);
+    if (units.count == 0) continue;
+    const auto first_from = [&](std::uint64_t cost) {
+      return cost <= at ? 0 : std::min(units.count, (cost - at + units.cost - 1) / units.cost);
+    };
+    run_units(kernels, precision, product, units, first_from(begin), first_from(end));
+    at += units.count * units.cost;
   }
 }
 
@@ -115,13 +168,20 @@ void run(const Kernels& kernels, Precision precision, const Product& product, st
 void run_products(ThreadPool& pool, Isa isa, Precision precision,
                   std::span<const Product> products) {
   const Kernels& kernels = kernels_for(isa);
+  const unsigned threads = pool.size();
+  std::uint64_t total = 0;
   for (const Product& product : products) {
     assert(product.weights.cols == product.x->impl().cols);
-    pool.parallel_for(product.weights.rows, 16, [&](std::size_t begin, std::size_t end, unsigned) {
-      run(kernels, precision, product, static_cast<std::uint32_t>(begin),
-          static_cast<std::uint32_t>(end - begin));
-    });
+    const Units units(product, precision, threads);
+    total += units.count * units.cost;
   }
+  const std::uint64_t pieces =
+      threads == 1 ? 1 : std::clamp<std::uint64_t>(total / kMinPieceCost, 1, threads * 4);
+  pool.parallel_for(pieces, 1, [&](std::size_t begin, std::size_t end, unsigned) {
+    // Every piece of the cost line is cut at the same places, whoever computes it.
+    const auto cut = [&](std::size_t piece) { return total / pieces * piece; };
+    run_piece(kernels, precision, threads, products, cut(begin), end == pieces ? total : cut(end));
+  });
 }
 
 }  // namespace ds4::cpu

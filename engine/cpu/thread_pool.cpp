@@ -46,8 +46,8 @@ void ThreadPool::parallel_for(std::size_t count, std::size_t grain, RangeBody bo
   region_ = {&body, count, grain};
   next_.store(0, std::memory_order_relaxed);
   const std::uint64_t epoch = epoch_of(state_.load(std::memory_order_relaxed)) + std::uint64_t{1};
-  // Sequentially consistent with a sleeper's count-then-look: either we see it asleep, or it sees the
-  // region open.
+  // Sequentially consistent with a sleeper's count-then-look: either we see it asleep, or it sees
+  // the region open.
   state_.store((epoch << 32) | kOpen, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) != 0) {
     { const std::lock_guard lock(mutex_); }
@@ -69,7 +69,8 @@ void ThreadPool::run_pieces(unsigned thread) {
   for (;;) {
     const std::size_t begin = next_.fetch_add(region.grain, std::memory_order_relaxed);
     if (begin >= region.count) return;
-    const std::size_t end = region.count - begin < region.grain ? region.count : begin + region.grain;
+    const std::size_t end =
+        region.count - begin < region.grain ? region.count : begin + region.grain;
     (*region.body)(begin, end, thread);
   }
 }
