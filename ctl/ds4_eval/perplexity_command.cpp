@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ctl/common/exit_codes.h"
+#include "ctl/common/read_file.h"
 #include "ctl/common/terminal.h"
 #include "ctl/ds4_eval/commands.h"
 #include "ctl/ds4_eval/engine_options.h"
@@ -30,7 +31,7 @@ using Windows = std::vector<std::vector<std::int32_t>>;
 /// and every piece is a text of its own.
 Result<Windows> text_windows(const SliceChain& chain, const std::string& path,
                              std::uint32_t window) {
-  DS4_ASSIGN(const std::string text, read_file(path));
+  DS4_ASSIGN(const std::string text, ctl::read_file(path));
   auto tokenizer = Tokenizer::load(chain.model().gguf());
   if (!tokenizer) return fail(std::move(tokenizer).error(), chain.model().path());
   const std::vector<Token> tokens = tokenizer->encode(text, /*control=*/false);

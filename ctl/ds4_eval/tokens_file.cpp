@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
+#include <algorithm>
 #include <charconv>
-#include <cstdio>
 #include <limits>
-#include <memory>
 #include <nlohmann/json.hpp>
+
+#include "ctl/common/read_file.h"
 
 namespace ds4::eval {
 namespace {
@@ -69,7 +69,7 @@ Result<std::vector<std::int32_t>> parse_tokens(std::string_view text, const std:
 }
 
 Result<std::vector<std::int32_t>> load_tokens(const std::string& path) {
-  DS4_ASSIGN(const std::string text, read_file(path));
+  DS4_ASSIGN(const std::string text, ctl::read_file(path));
   return parse_tokens(text, path);
 }
 
@@ -88,21 +88,6 @@ Result<void> check_tokens(const std::vector<std::int32_t>& tokens, std::uint32_t
                             tokens.size(), context));
   }
   return {};
-}
-
-Result<std::string> read_file(const std::string& path) {
-  const auto close = [](std::FILE* file) { std::fclose(file); };
-  const std::unique_ptr<std::FILE, decltype(close)> file(std::fopen(path.c_str(), "rb"), close);
-  if (!file) return fail_errno(path);
-  std::string text;
-  char buffer[1 << 16];
-  for (;;) {
-    const std::size_t got = std::fread(buffer, 1, sizeof(buffer), file.get());
-    text.append(buffer, got);
-    if (got < sizeof(buffer)) break;
-  }
-  if (std::ferror(file.get()) != 0) return fail_errno(path);
-  return text;
 }
 
 }  // namespace ds4::eval

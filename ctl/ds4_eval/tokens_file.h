@@ -20,7 +20,4 @@ Result<std::vector<std::int32_t>> load_tokens(const std::string& path);
 Result<void> check_tokens(const std::vector<std::int32_t>& tokens, std::uint32_t vocabulary,
                           std::uint32_t context, const std::string& path);
 
-/// The whole file. Errors name the path.
-Result<std::string> read_file(const std::string& path);
-
 }  // namespace ds4::eval

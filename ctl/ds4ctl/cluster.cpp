@@ -5,12 +5,10 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cerrno>
 #include <charconv>
-#include <fstream>
-#include <iterator>
 
 #include "agent/wire/control.h"
+#include "ctl/common/read_file.h"
 
 namespace ds4::ctl {
 namespace {
@@ -115,7 +113,7 @@ Result<void> check_address(std::string_view address) {
   const std::string_view host = rest.substr(0, colon);
   const std::string_view port = rest.substr(colon + 1);
   const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
-  if (host.empty() || host == "*") return bad("has no host");
+  if (host.empty() || host == "*" || host == "[]") return bad("has no host");
   if (host.find(':') != std::string_view::npos && !bracketed) {
     return bad("has an IPv6 host without brackets");
   }
@@ -155,17 +153,13 @@ Result<Cluster> parse_cluster(std::string_view text, const std::string& path) {
 
 Result<Cluster> load_cluster(const std::string& path) {
   const std::string file = path.empty() ? kDefaultClusterFile : path;
-  std::ifstream in(file, std::ios::binary);
-  if (!in) {
-    if (path.empty() && errno == ENOENT) {
-      return Cluster{{Node{kLocalNodeName, kLocalNodeAddress, true}},
-                     fmt::format("the default cluster (there is no {})", kDefaultClusterFile)};
-    }
-    return fail_errno(fmt::format("cluster file {}", file));
+  const auto text = read_file(file, kMaxClusterBytes + 1);
+  if (text) return parse_cluster(*text, file);
+  if (path.empty() && text.error().code == ErrorCode::kNotFound) {
+    return Cluster{{Node{kLocalNodeName, kLocalNodeAddress, true}},
+                   fmt::format("the default cluster (there is no {})", kDefaultClusterFile)};
   }
-  std::string text(std::istreambuf_iterator<char>(in), {});
-  if (in.bad()) return fail_errno(fmt::format("cluster file {}", file));
-  return parse_cluster(text, file);
+  return fail(text.error(), "cluster file");
 }
 
 }  // namespace ds4::ctl

@@ -1,0 +1,145 @@
+// What people and programs see: status table and JSON, progress, cover, byte texts.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "ctl/common/bytes_text.h"
+#include "ctl/ds4ctl/cover_report.h"
+#include "ctl/ds4ctl/progress.h"
+#include "ctl/ds4ctl/status_table.h"
+#include "tests/ctl/node_fixture.h"
+
+namespace ds4::ctl {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+std::vector<NodeView> one_up_one_down() {
+  wire::NodeStatus alpha = testing_nodes::idle("alpha");
+  alpha.state = wire::NodeState::kReady;
+  alpha.layers = "0:2";
+  alpha.epoch = 3;
+  alpha.cover.cover_bytes = 5u << 20;
+  alpha.resident.incore_bytes = 5u << 20;
+  alpha.resident.locked_bytes = 4u << 20;
+  alpha.sessions = 2;
+  const std::vector<Node> nodes = testing_nodes::two_nodes().nodes;
+  return {{nodes[0], alpha}, {nodes[1], fail(ErrorCode::kTimeout, "does not answer")}};
+}
+
+TEST(BytesText, ChangesItsUnitEvery1024) {
+  EXPECT_EQ(bytes_text(0), "0 B");
+  EXPECT_EQ(bytes_text(1023), "1023 B");
+  EXPECT_EQ(bytes_text(1024), "1.00 KiB");
+  EXPECT_EQ(bytes_text(3ull << 29), "1.50 GiB");
+  EXPECT_EQ(bytes_text(~0ull), "16777216.00 TiB");
+}
+
+TEST(StatusTable, HasOneLineForEachNodeWithColumnsUnderTheirHeads) {
+  const std::string table = status_table(one_up_one_down(), /*colour=*/false);
+  const std::size_t first = table.find('\n');
+  const std::size_t second = table.find('\n', first + 1);
+  const std::string head = table.substr(0, first);
+  const std::string alpha = table.substr(first + 1, second - first - 1);
+  const std::string beta = table.substr(second + 1);
+  EXPECT_THAT(head, StartsWith("NODE"));
+  EXPECT_EQ(alpha.find("ready"), head.find("STATE"));
+  EXPECT_EQ(alpha.find("0:2"), head.find("LAYERS"));
+  EXPECT_EQ(beta.find("unreachable"), head.find("STATE"));
+  EXPECT_EQ(beta.find("does not answer"), head.find("DETAIL"));
+  EXPECT_THAT(table, Not(HasSubstr("\x1b")));
+}
+
+TEST(StatusTable, ColoursStatesOnlyWhenAsked) {
+  const std::string table = status_table(one_up_one_down(), /*colour=*/true);
+  EXPECT_THAT(table, AllOf(HasSubstr("\x1b[32mready\x1b[0m"), HasSubstr("\x1b[31munreachable")));
+}
+
+TEST(StatusTable, TellsHowFarAPreparationIs) {
+  wire::NodeStatus alpha = testing_nodes::idle("alpha");
+  alpha.preparation = wire::Preparation{4, wire::PreparePhase::kLoading, "0:2", ""};
+  alpha.load = {30, 40};
+  const std::vector<NodeView> views = {{testing_nodes::two_nodes().nodes[0], alpha}};
+  EXPECT_THAT(status_table(views, false), HasSubstr("loading 0:2 for epoch 4, 75 %"));
+}
+
+TEST(StatusJson, HasTheDocumentedKeys) {
+  const auto json = nlohmann::json::parse(status_json(one_up_one_down(), 2));
+  ASSERT_EQ(json.at("nodes").size(), 2u);
+  const auto& alpha = json["nodes"][0];
+  for (const char* key : {"name", "state", "model", "layers", "epoch", "cover", "resident",
+                          "sessions", "kv_bytes", "address"}) {
+    EXPECT_TRUE(alpha.contains(key)) << key;
+  }
+  for (const char* key : {"mapped_bytes", "incore_bytes", "locked_bytes", "device_bytes",
+                          "outside_cover_bytes", "load_peak_bytes"}) {
+    EXPECT_TRUE(alpha["resident"].contains(key)) << key;
+  }
+  EXPECT_EQ(alpha["resident"]["locked_bytes"], 4u << 20);
+  EXPECT_EQ(json["nodes"][1]["state"], "unreachable");
+  EXPECT_EQ(json["nodes"][1]["name"], "beta");
+  EXPECT_EQ(json["nodes"][1]["detail"], "does not answer");
+}
+
+TEST(StatusJson, IsOneLineForAWatch) {
+  const std::string line = status_json(one_up_one_down(), -1);
+  EXPECT_EQ(line.find('\n'), line.size() - 1);
+}
+
+TEST(Status, IsAFailureWhenANodeIsUnreachable) {
+  std::vector<NodeView> views = one_up_one_down();
+  EXPECT_FALSE(all_reachable(views));
+  views.pop_back();
+  EXPECT_TRUE(all_reachable(views));
+}
+
+TEST(Progress, TheBarFillsWithTheBytes) {
+  EXPECT_THAT(progress_bar({"a", "0:2", "loading", 0, 0}, 200),
+              HasSubstr("[------------------------]   0 %"));
+  EXPECT_THAT(progress_bar({"a", "0:2", "loading", 512, 1024}, 200),
+              AllOf(HasSubstr("[############------------]  50 %"), HasSubstr("512 B of 1.00 KiB")));
+  EXPECT_THAT(progress_bar({"a", "0:2", "prepared", 9, 9}, 200),
+              HasSubstr("[########################] 100 %"));
+  EXPECT_LE(progress_bar({"a", "0:2", "loading", 1, 9}, 40).size(), 40u);
+}
+
+TEST(Progress, LinesAreWrittenForChangesAndQuartersOnly) {
+  const NodeProgress start{"a", "0:2", "loading", 0, 100};
+  NodeProgress later = start;
+  later.bytes_done = 24;
+  EXPECT_THAT(progress_lines(std::vector{start}, std::vector{later}), IsEmpty());
+  later.bytes_done = 25;
+  EXPECT_THAT(progress_lines(std::vector{start}, std::vector{later}),
+              ElementsAre("a 0:2: loading, 25 B of 100 B"));
+  later.doing = "prepared";
+  EXPECT_THAT(progress_lines({}, std::vector{later}), ElementsAre(HasSubstr("prepared")));
+}
+
+TEST(Cover, SaysWhatANaiveRangeWouldHaveTaken) {
+  const std::vector<Span> spans = {{4096, 4096}, {81920, 100}};
+  const SpanCover cover = SpanCover::from_spans(spans, 1 << 20, 4096).value();
+  const std::string text = cover_text(cover, LayerRange{3, 5, true});
+  EXPECT_THAT(text, HasSubstr(cover.describe()));
+  EXPECT_THAT(text, AllOf(HasSubstr("4096 .. 8192"), HasSubstr("81920 .. 86016")));
+  EXPECT_THAT(text, HasSubstr("would take 80.00 KiB: 72.00 KiB more"));
+}
+
+TEST(Cover, ReportsOffsetsAndLengths) {
+  const std::vector<Span> spans = {{4096, 4096}, {81920, 100}};
+  const wire::CoverReport report = report_of(SpanCover::from_spans(spans, 1 << 20, 4096).value());
+  EXPECT_THAT(report.intervals,
+              ElementsAre(wire::ByteInterval{4096, 4096}, wire::ByteInterval{81920, 4096}));
+  EXPECT_EQ(report.hull, (wire::ByteInterval{4096, 81920}));
+  EXPECT_EQ(report.tensor_bytes, 4196u);
+  EXPECT_EQ(report.cover_bytes, 8192u);
+  EXPECT_EQ(report.spans, 2u);
+}
+
+}  // namespace
+}  // namespace ds4::ctl
