@@ -90,11 +90,11 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     Fast, Vectors,
-    testing::Values(Variant{"q4", "q4.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
-                    Variant{"q2", "q2.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
-                    Variant{"mxfp4", "mxfp4.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
-                    Variant{"q4", "q4.official", Graph::kOfficial, cpu::Precision::kFast,
-                          kFastBars}));
+    testing::Values(
+        Variant{"q4", "q4.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
+        Variant{"q2", "q2.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
+        Variant{"mxfp4", "mxfp4.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
+        Variant{"q4", "q4.official", Graph::kOfficial, cpu::Precision::kFast, kFastBars}));
 
 }  // namespace
 }  // namespace ds4::test
