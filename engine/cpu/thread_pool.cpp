@@ -5,7 +5,7 @@ namespace {
 
 constexpr std::uint64_t kOpen = std::uint64_t{1} << 31;
 constexpr std::uint64_t kInside = kOpen - 1;  // mask of the worker count
-constexpr int kSpins = 4000;                  // some tens of microseconds
+constexpr int kSpins = 4000;                  // about a tenth of a millisecond
 
 constexpr std::uint32_t epoch_of(std::uint64_t state) {
   return static_cast<std::uint32_t>(state >> 32);
@@ -49,10 +49,7 @@ void ThreadPool::parallel_for(std::size_t count, std::size_t grain, RangeBody bo
   // Sequentially consistent with a sleeper's count-then-look: either we see it asleep, or it sees
   // the region open.
   state_.store((epoch << 32) | kOpen, std::memory_order_seq_cst);
-  if (sleepers_.load(std::memory_order_seq_cst) != 0) {
-    { const std::lock_guard lock(mutex_); }
-    wake_.notify_all();
-  }
+  if (sleepers_.load(std::memory_order_seq_cst) != 0) wake_sleepers();
   run_pieces(0);
   state_.fetch_and(~kOpen, std::memory_order_acq_rel);
   for (int spins = 0; (state_.load(std::memory_order_acquire) & kInside) != 0; ++spins) {
@@ -62,6 +59,14 @@ void ThreadPool::parallel_for(std::size_t count, std::size_t grain, RangeBody bo
       std::this_thread::yield();  // more threads than cores: let the worker finish
     }
   }
+}
+
+// Resets the count, so that the regions that follow before a slow sleeper is up do not wake it
+// again.
+void ThreadPool::wake_sleepers() {
+  sleepers_.store(0, std::memory_order_relaxed);
+  { const std::lock_guard lock(mutex_); }
+  wake_.notify_all();
 }
 
 void ThreadPool::run_pieces(unsigned thread) {
@@ -98,9 +103,11 @@ void ThreadPool::wait_for_region(std::uint32_t last_epoch) {
     pause_cpu();
   }
   std::unique_lock lock(mutex_);
-  sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  while (!should_wake(last_epoch)) wake_.wait(lock);
-  sleepers_.fetch_sub(1, std::memory_order_relaxed);
+  for (;;) {
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    if (should_wake(last_epoch)) return;
+    wake_.wait(lock);
+  }
 }
 
 void ThreadPool::work(unsigned thread) {

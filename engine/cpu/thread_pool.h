@@ -1,9 +1,11 @@
 #pragma once
 // A pool that stays out of the way: workers wait for the next parallel region by spinning for a few
-// microseconds and then sleep; a region costs no allocation, and a pool of one thread costs nothing.
+// microseconds and then sleep; a region costs no allocation, and a pool of one thread costs
+// nothing.
 //
-// Regions open and close under one atomic word. A worker that wakes too late finds the region closed
-// and is not waited for, so a region never takes longer than its own work because a sleeper was slow.
+// Regions open and close under one atomic word. A worker that wakes too late finds the region
+// closed and is not waited for, so a region never takes longer than its own work because a sleeper
+// was slow.
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
@@ -20,9 +22,10 @@ namespace ds4::cpu {
 class RangeBody {
  public:
   template <typename F>
-    requires(!std::is_same_v<std::remove_cvref_t<F>, RangeBody>)
-  RangeBody(const F& f)  // NOLINT(google-explicit-constructor): a lambda is passed where it is written
-      : object_(&f), call_([](const void* object, std::size_t begin, std::size_t end, unsigned thread) {
+  requires(!std::is_same_v<std::remove_cvref_t<F>, RangeBody>) RangeBody(
+      const F& f)  // NOLINT(google-explicit-constructor): a lambda is passed where it is written
+      : object_(&f),
+        call_([](const void* object, std::size_t begin, std::size_t end, unsigned thread) {
           (*static_cast<const F*>(object))(begin, end, thread);
         }) {}
   void operator()(std::size_t begin, std::size_t end, unsigned thread) const {
@@ -46,9 +49,9 @@ class ThreadPool {
 
   /// Calls body(begin, end, thread) for pieces of [0, count), `grain` long but for the last, on all
   /// threads including the caller, and returns when all are done. Pieces are handed out in order to
-  /// whoever is free; `thread` is below size() and never used by two pieces at once. With one thread,
-  /// or one piece, it is a plain call of body(0, count, 0). Not reentrant, one caller at a time; the
-  /// body must not throw.
+  /// whoever is free; `thread` is below size() and never used by two pieces at once. With one
+  /// thread, or one piece, it is a plain call of body(0, count, 0). Not reentrant, one caller at a
+  /// time; the body must not throw.
   void parallel_for(std::size_t count, std::size_t grain, RangeBody body);
 
  private:
@@ -60,6 +63,7 @@ class ThreadPool {
 
   void work(unsigned thread);
   void run_pieces(unsigned thread);
+  void wake_sleepers();
   bool enter(std::uint32_t& last_epoch);
   void wait_for_region(std::uint32_t last_epoch);
   bool should_wake(std::uint32_t last_epoch) const;
@@ -73,7 +77,8 @@ class ThreadPool {
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<unsigned> sleepers_{0};  // pairs with state_: see parallel_for
+  // Not zero if a worker may sleep that nobody has woken. Pairs with state_: see parallel_for.
+  std::atomic<unsigned> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };
