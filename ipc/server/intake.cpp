@@ -16,11 +16,11 @@ Intake::Intake(const Region& region, const RequestLimits& limits)
 
 Intake::Step Intake::next() {
   last_tokens_ = 0;
-  if (broken_) return Broken{broken_sentence_};
+  if (broken_) return break_off(std::move(broken_sentence_));
   SubmissionEntry entry;
   if (ring_.pop(entry)) return act(entry);
   if (ring_.broken()) return break_off("the submission ring's position jumped");
-  return Nothing{};
+  return {};
 }
 
 Intake::Step Intake::act(const SubmissionEntry& entry) {
@@ -40,7 +40,31 @@ Intake::Step Intake::break_off(std::string sentence) {
   broken_ = true;
   broken_sentence_ = std::move(sentence);
   pending_ = {};
-  return Broken{broken_sentence_};
+  Step step;
+  step.what = What::kBroken;
+  step.sentence = broken_sentence_;
+  return step;
+}
+
+Intake::Step Intake::accept(Request request) {
+  Step step;
+  step.what = What::kRequest;
+  step.request = std::move(request);
+  return step;
+}
+
+Intake::Step Intake::refuse(std::uint64_t id, Refusal refusal) {
+  Step step;
+  step.what = What::kRefused;
+  step.id = id;
+  step.refusal = std::move(refusal);
+  return step;
+}
+
+Intake::Step Intake::absorbed() {
+  Step step;
+  step.what = What::kAbsorbed;
+  return step;
 }
 
 // ---- Prompts --------------------------------------------------------------------------------
@@ -48,7 +72,7 @@ Intake::Step Intake::break_off(std::string sentence) {
 Intake::Step Intake::on_part(const SubmissionEntry& entry) {
   if (std::string why = admit_arena(entry); !why.empty()) return break_off(std::move(why));
   absorb_prompt(entry);
-  return Absorbed{};
+  return absorbed();
 }
 
 Intake::Step Intake::on_generate(const SubmissionEntry& entry) {
@@ -66,7 +90,7 @@ Intake::Step Intake::on_generate(const SubmissionEntry& entry) {
   refuse_pending(check_room());
 
   Pending pending = std::exchange(pending_, {});
-  if (pending.refusal) return Refused{entry.request_id, std::move(*pending.refusal)};
+  if (pending.refusal) return refuse(entry.request_id, std::move(*pending.refusal));
   in_flight_.push_back(entry.request_id);
   GenerateRequest request;
   request.id = entry.request_id;
@@ -78,7 +102,7 @@ Intake::Step Intake::on_generate(const SubmissionEntry& entry) {
   request.logprobs = (entry.flags & kFlagLogprobs) != 0;
   request.keep_session = (entry.flags & kFlagKeepSession) != 0;
   request.progress = (entry.flags & kFlagProgress) != 0;
-  return Request{std::move(request)};
+  return accept(std::move(request));
 }
 
 void Intake::absorb_prompt(const SubmissionEntry& entry) {
@@ -126,18 +150,18 @@ void Intake::refuse_pending(std::optional<Refusal> refusal) {
 Intake::Step Intake::on_cancel(const SubmissionEntry& entry) {
   if (entry.request_id == pending_.id && pending_.id != 0) {
     pending_ = {};
-    return Refused{entry.request_id, {Status::kCancelled, {}}};
+    return refuse(entry.request_id, {Status::kCancelled, {}});
   }
-  if (check_fields(entry, limits_) || !in_flight(entry.request_id)) return Absorbed{};
-  return Request{CancelRequest{entry.request_id}};
+  if (check_fields(entry, limits_) || !in_flight(entry.request_id)) return absorbed();
+  return accept(CancelRequest{entry.request_id});
 }
 
 /// Close_session, and what this agent does not know.
 Intake::Step Intake::on_other(const SubmissionEntry& entry) {
   for (auto check : {check_model(), check_fields(entry, limits_), check_room()})
-    if (check) return Refused{entry.request_id, std::move(*check)};
+    if (check) return refuse(entry.request_id, std::move(*check));
   in_flight_.push_back(entry.request_id);
-  return Request{CloseSessionRequest{entry.request_id, entry.session_id}};
+  return accept(CloseSessionRequest{entry.request_id, entry.session_id});
 }
 
 // ---- Rules ----------------------------------------------------------------------------------

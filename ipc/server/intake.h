@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "ipc/region.h"
@@ -23,18 +22,20 @@ class Intake {
  public:
   Intake(const Region& region, const RequestLimits& limits);
 
-  struct Nothing {};   // the ring is empty
-  struct Absorbed {};  // an entry was consumed that asks for nothing yet
-  /// The request has ended: it needs this final and nothing else.
-  struct Refused {
+  enum class What {
+    kNothing,   // the ring is empty
+    kAbsorbed,  // an entry was consumed that asks for nothing yet
+    kRequest,   // `request` is to be carried out
+    kRefused,   // request `id` has ended: it needs a final that says `refusal` and nothing else
+    kBroken,    // hang up: `sentence` says why. Every later step says the same.
+  };
+  struct Step {
+    What what = What::kNothing;
+    Request request;
     std::uint64_t id = 0;
     Refusal refusal;
-  };
-  /// Hang up: `sentence` says why. Every later step says the same.
-  struct Broken {
     std::string sentence;
   };
-  using Step = std::variant<Nothing, Absorbed, Request, Refused, Broken>;
 
   /// Consumes at most one entry. A Generate or CloseSession request counts as in flight from here
   /// on.
@@ -69,6 +70,9 @@ class Intake {
   Step on_cancel(const SubmissionEntry& entry);
   Step on_other(const SubmissionEntry& entry);
   Step break_off(std::string sentence);
+  static Step accept(Request request);
+  static Step refuse(std::uint64_t id, Refusal refusal);
+  static Step absorbed();
 
   /// Empty, or why the entry's id may not stand here.
   std::string admit_id(const SubmissionEntry& entry);

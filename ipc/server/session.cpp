@@ -35,16 +35,22 @@ bool Session::consume(Sink& sink) {
     Intake::Step step = intake_.next();
     tokens += intake_.last_tokens();
     ++entries;
-    if (auto* request = std::get_if<Request>(&step)) {
-      sink.on_request(std::move(*request));
-    } else if (auto* refused = std::get_if<Intake::Refused>(&step)) {
-      outlet_.final(refused->id, refused->refusal.status, refused->refusal.sentence, {});
-    } else if (auto* broken = std::get_if<Intake::Broken>(&step)) {
-      broken_ = std::move(broken->sentence);
-      return false;
-    } else if (std::holds_alternative<Intake::Nothing>(step)) {
-      --entries;
-      more = false;
+    switch (step.what) {
+      case Intake::What::kRequest:
+        sink.on_request(std::move(step.request));
+        break;
+      case Intake::What::kRefused:
+        outlet_.final(step.id, step.refusal.status, step.refusal.sentence, {});
+        break;
+      case Intake::What::kBroken:
+        broken_ = std::move(step.sentence);
+        return false;
+      case Intake::What::kNothing:
+        --entries;
+        more = false;
+        break;
+      case Intake::What::kAbsorbed:
+        break;
     }
   }
   if (entries > 0) {
