@@ -44,8 +44,8 @@ std::string route_text(const AssignPlan& plan) {
   return text;
 }
 
-Result<int> assign(const std::string& cluster_file, const std::vector<std::string>& words) {
-  DS4_ASSIGN(const Cluster cluster, load_cluster(cluster_file));
+Result<int> assign(const Invocation& invocation, const std::vector<std::string>& words) {
+  DS4_ASSIGN(const Cluster cluster, load_cluster(invocation.cluster_file));
   DS4_ASSIGN(const std::vector<Wish> wishes, read_wishes(cluster, words));
   std::vector<Node> nodes;
   for (const Wish& wish : wishes) nodes.push_back(wish.node);
@@ -53,7 +53,7 @@ Result<int> assign(const std::string& cluster_file, const std::vector<std::strin
   const InterruptGuard guard;
   DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport, connect_nodes(nodes));
   DS4_ASSIGN(const std::vector<wire::NodeStatus> statuses,
-             all_or_error(query_statuses(*transport, nodes)));
+             all_or_error(query_statuses(*transport, nodes, invocation.answer_timeout())));
   DS4_ASSIGN(AssignPlan plan, plan_assignment(wishes, statuses));
   for (const std::string& note : plan.notes) fmt::print(stderr, "ds4ctl: note: {}\n", note);
 
@@ -101,7 +101,7 @@ void add_assign_command(CLI::App& app, Invocation& invocation) {
       "All nodes must have the same model file. If one fails to load, or on Ctrl-C, nothing "
       "changes.");
   command->callback([words, &invocation] {
-    invocation.action = [words, &invocation] { return assign(invocation.cluster_file, *words); };
+    invocation.action = [words, &invocation] { return assign(invocation, *words); };
   });
 }
 

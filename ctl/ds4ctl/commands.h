@@ -1,6 +1,8 @@
 #pragma once
 // The subcommands of ds4ctl, one file each. Each adds its options to the program's command line
 // and, when it is the one that was called, leaves in `invocation` what is to be done.
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <string>
 
@@ -14,7 +16,12 @@ namespace ds4::ctl {
 
 struct Invocation {
   std::string cluster_file;             // of --cluster; empty: the default
+  double timeout_s = 3;                 // of --timeout: for one node's answer
   std::function<Result<int>()> action;  // the exit code, or the error to report
+
+  std::chrono::milliseconds answer_timeout() const {
+    return std::chrono::milliseconds(static_cast<std::int64_t>(timeout_s * 1000));
+  }
 };
 
 void add_assign_command(CLI::App& app, Invocation& invocation);

@@ -18,7 +18,7 @@ std::uint64_t next_request_id() {
 
 Error no_answer(const Node& node, std::chrono::milliseconds timeout) {
   return {ErrorCode::kTimeout,
-          fmt::format("node {} does not answer at {} within {:.0f} s: check that ds4d runs there "
+          fmt::format("node {} does not answer at {} within {:.3g} s: check that ds4d runs there "
                       "(systemctl status ds4d) and that the address and port are right",
                       node.name, node.address, std::chrono::duration<double>(timeout).count())};
 }

@@ -31,8 +31,9 @@ std::string cover_text(const SpanCover& cover, const LayerRange& range) {
   text += fmt::format("  tensors alone: {}; rounded out to pages of {}: {}\n",
                       bytes_text(cover.tensor_bytes()), bytes_text(cover.page_bytes()),
                       bytes_text(cover.cover_bytes()));
-  text += fmt::format("  one range from the first tensor to the last would take {}: {} more\n",
-                      bytes_text(hull.bytes()), bytes_text(saved));
+  text += fmt::format("  one range from the first tensor to the last would take {}{}\n",
+                      bytes_text(hull.bytes()),
+                      saved == 0 ? ", the same" : ": " + bytes_text(saved) + " more");
   return text;
 }
 

@@ -18,6 +18,10 @@ int main(int argc, char** argv) {
                  "File that names the nodes ([nodes] name = \"tcp://host:port\"); default "
                  "/etc/ds4d/cluster.toml, or without it one agent on this machine")
       ->type_name("FILE");
+  app.add_option("--timeout", invocation.timeout_s,
+                 "How long to wait for a node's answer; default 3")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->type_name("SECONDS");
   app.footer(std::string(ds4::ctl::kExitCodesHelp));
   ds4::ctl::add_assign_command(app, invocation);
   ds4::ctl::add_status_command(app, invocation);

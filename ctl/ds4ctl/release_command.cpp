@@ -22,13 +22,14 @@ std::string route_mates(const wire::NodeStatus& status) {
   return names;
 }
 
-Result<int> release(const std::string& cluster_file, const std::string& name) {
-  DS4_ASSIGN(const Cluster cluster, load_cluster(cluster_file));
+Result<int> release(const Invocation& invocation, const std::string& name) {
+  DS4_ASSIGN(const Cluster cluster, load_cluster(invocation.cluster_file));
   DS4_ASSIGN(const Node node, cluster.find(name));
   const std::span<const Node> nodes(&node, 1);
   const InterruptGuard guard;
   DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport, connect_nodes(nodes));
-  DS4_ASSIGN(const wire::NodeStatus before, std::move(query_statuses(*transport, nodes).front()));
+  DS4_ASSIGN(const wire::NodeStatus before,
+             std::move(query_statuses(*transport, nodes, invocation.answer_timeout()).front()));
   // Giving back tens of gigabytes may take the kernel a while.
   DS4_TRY(ask_all(*transport, nodes, wire::ReleaseRequest{}, std::chrono::seconds(30)).front());
 
@@ -52,7 +53,7 @@ void add_release_command(CLI::App& app, Invocation& invocation) {
       app.add_subcommand("release", "Let a node give up its layers and free their memory");
   command->add_option("node", *name, "A node of the cluster file")->type_name("NODE")->required();
   command->callback([name, &invocation] {
-    invocation.action = [name, &invocation] { return release(invocation.cluster_file, *name); };
+    invocation.action = [name, &invocation] { return release(invocation, *name); };
   });
 }
 

@@ -20,9 +20,10 @@ struct StatusOptions {
   bool watch = false;
 };
 
-std::vector<NodeView> look(ControlTransport& transport, const Cluster& cluster) {
+std::vector<NodeView> look(ControlTransport& transport, const Cluster& cluster,
+                           std::chrono::milliseconds timeout) {
   std::vector<NodeView> views;
-  auto statuses = query_statuses(transport, cluster.nodes);
+  auto statuses = query_statuses(transport, cluster.nodes, timeout);
   for (std::size_t i = 0; i < statuses.size(); ++i) {
     views.push_back({cluster.nodes[i], std::move(statuses[i])});
   }
@@ -36,10 +37,11 @@ void wait_a_second() {
 }
 
 /// Until Ctrl-C, which is how a watch is meant to end: no failure.
-Result<int> watch(ControlTransport& transport, const Cluster& cluster, bool json) {
+Result<int> watch(ControlTransport& transport, const Cluster& cluster,
+                  std::chrono::milliseconds timeout, bool json) {
   const bool terminal = is_terminal(STDOUT_FILENO);
   for (bool first = true; !InterruptGuard::interrupted(); first = false) {
-    const std::vector<NodeView> views = look(transport, cluster);
+    const std::vector<NodeView> views = look(transport, cluster, timeout);
     if (InterruptGuard::interrupted()) break;
     if (json) {
       DS4_TRY(write_stdout(status_json(views, -1)));
@@ -52,12 +54,13 @@ Result<int> watch(ControlTransport& transport, const Cluster& cluster, bool json
   return kExitOk;
 }
 
-Result<int> status(const std::string& cluster_file, const StatusOptions& options) {
-  DS4_ASSIGN(const Cluster cluster, load_cluster(cluster_file));
+Result<int> status(const Invocation& invocation, const StatusOptions& options) {
+  const std::chrono::milliseconds timeout = invocation.answer_timeout();
+  DS4_ASSIGN(const Cluster cluster, load_cluster(invocation.cluster_file));
   const InterruptGuard guard;
   DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport, connect_nodes(cluster.nodes));
-  if (options.watch) return watch(*transport, cluster, options.json);
-  const std::vector<NodeView> views = look(*transport, cluster);
+  if (options.watch) return watch(*transport, cluster, timeout, options.json);
+  const std::vector<NodeView> views = look(*transport, cluster, timeout);
   if (InterruptGuard::interrupted()) return kExitInterrupted;
   DS4_TRY(write_stdout(options.json ? status_json(views, 2)
                                     : status_table(views, wants_colour(STDOUT_FILENO))));
@@ -74,9 +77,7 @@ void add_status_command(CLI::App& app, Invocation& invocation) {
   command->add_flag("--watch", options->watch, "Show it again every second, until Ctrl-C");
   command->footer("Exit status 1 if a node does not answer.");
   command->callback([options, &invocation] {
-    invocation.action = [options, &invocation] {
-      return status(invocation.cluster_file, *options);
-    };
+    invocation.action = [options, &invocation] { return status(invocation, *options); };
   });
 }
 
