@@ -182,10 +182,17 @@ TEST(Entry, ASessionThatEndsWithItsRequestAsksForNoMoreRoomThanThat) {
   request.max_tokens = 5;
   bench.ask(1, request);
   EXPECT_EQ(bench.take().context, 30U);
+  bench.take();
   request.id = 2;
   request.max_tokens = 4000000000;
   bench.ask(1, request);
+  EXPECT_EQ(bench.take().context, 100U);
   bench.take();
+  // A kept one may go on to the end.
+  request.id = 3;
+  request.max_tokens = 5;
+  request.keep_session = true;
+  bench.ask(1, request);
   EXPECT_EQ(bench.take().context, 100U);
 }
 

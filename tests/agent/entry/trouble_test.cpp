@@ -352,6 +352,19 @@ TEST(EntryError, AMismatchAfterATokenIsReplayedAgain) {
   EXPECT_THAT(bench.tokens(1, 1), ElementsAre(40, 41, 42, 43, 44));
 }
 
+TEST(EntryError, APausedRequestIsReplayedWhenItsClientHasRoom) {
+  Bench bench;
+  bench.port.full.insert(1);
+  bench.ask(1, Bench::request(1, {1, 2}));
+  const wire::WorkItem item = bench.take();
+  bench.answer(item, 40);
+  bench.refuse(item, ErrorCode::kMismatch);
+  EXPECT_TRUE(bench.port.work.empty());
+  bench.port.full.clear();
+  bench.entry.on_space(1);
+  EXPECT_THAT(bench.take().tokens, ElementsAre(1, 2, 40));
+}
+
 TEST(EntryError, AnIdleSessionIsReplayedAtItsNextRequest) {
   Bench bench;
   const std::uint64_t session = bench.kept_session(1, 1, count_from(1, 5));
@@ -422,9 +435,10 @@ TEST(EntryError, WhatWasNeverSentIsNotBelieved) {
   const wire::WorkItem item = bench.take();
   bench.entry.on_outcome({item.session, 50, 9, 0});  // 20 are sent
   bench.entry.on_outcome({item.session, 0xffffffff, 9, 0});
-  bench.entry.on_outcome({item.session, 10, 9, 0});  // no token was asked for here
   bench.entry.on_outcome({item.session + 7, 1, 9, 0});
   bench.entry.on_error({0, 0, {item.session + 7}, ErrorCode::kInternal, ""});
+  EXPECT_EQ(bench.port.work.size(), 1U);             // nothing made room
+  bench.entry.on_outcome({item.session, 10, 9, 0});  // no token was asked for here
   EXPECT_TRUE(bench.tokens(1, 1).empty());
   EXPECT_FALSE(bench.ended(1, 1));
 }
