@@ -1,7 +1,6 @@
 #pragma once
 // The kernels behind ops.h, in terms of Vec. For the ops_*.cpp translation units only.
 #include <cfloat>
-#include <cmath>
 
 #include "engine/cpu/ops.h"
 #include "engine/cpu/ops_vec.h"
@@ -26,7 +25,7 @@ float sum_squares(const float* x, std::size_t n) {
 
 void rms_norm(const float* x, const float* weight, std::size_t n, float eps, float* y) {
   const float mean = sum_squares(x, n) / static_cast<float>(n);
-  const Vec scale = splat(1.0f / std::sqrt(mean + eps));
+  const Vec scale = splat(1.0f / __builtin_sqrtf(mean + eps));
   for (std::size_t i = 0; i < n; i += kWidth) {
     const Vec normed = load(x + i) * scale;
     store(y + i, weight != nullptr ? normed * load(weight + i) : normed);

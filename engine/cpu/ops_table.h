@@ -2,6 +2,7 @@
 // Gathers one instruction set's kernels. For the ops_*.cpp translation units only.
 #include "engine/cpu/attention_kernels.h"
 #include "engine/cpu/ops_kernels.h"
+#include "engine/cpu/rounding_kernels.h"
 
 namespace ds4::cpu {
 namespace {
@@ -17,6 +18,11 @@ constexpr Ops make_ops() {
   ops.sums_clear = sums_clear;
   ops.sums_add = sums_add;
   ops.sums_finish = sums_finish;
+  ops.round_fp8 = round_fp8;
+  ops.round_fp4 = round_fp4;
+  ops.hadamard = hadamard;
+  ops.decode_fp8 = decode_fp8;
+  ops.decode_fp4 = decode_fp4;
   ops.attention = {attend, finish, index};
   return ops;
 }

@@ -10,7 +10,6 @@
 #include "engine/model/blocks.h"
 #include "engine/model/compressor.h"
 #include "engine/model/index_search.h"
-#include "engine/model/rounding.h"
 
 namespace ds4 {
 namespace {
@@ -81,12 +80,12 @@ class AttentionBlock {
   LayerCache& cache(const BatchSegment& segment) const { return segment.cache->layer(index_); }
   Compressor compressor(std::uint32_t dim) const { return {c_.ops, dim, ratio_}; }
   void round_kv(float* row) const {
-    if (c_.official()) round_fp8(row, hp_.head_dim - hp_.rope_dim);
+    if (c_.official()) c_.ops.round_fp8(row, hp_.head_dim - hp_.rope_dim);
   }
   void round_index(float* row) const {
     if (!c_.official()) return;
-    hadamard(row, hp_.index_dim);
-    round_fp4(row, hp_.index_dim);
+    c_.ops.hadamard(row, hp_.index_dim);
+    c_.ops.round_fp4(row, hp_.index_dim);
   }
   void add_product(const cpu::Matrix& weights, const cpu::Activations& x, const Rows& y) {
     ws_.products.push_back({weights, &x, {}, y.data(), weights.rows});

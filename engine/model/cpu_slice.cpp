@@ -31,11 +31,16 @@ Result<void> check_sizes(const HyperParams& hp, Graph graph) {
     return fail(ErrorCode::kUnsupported, fmt::format("the CPU engine runs models of {} residual "
                                                      "streams; this one has {}",
                                                      kStreams, hp.n_streams));
-  if (graph == Graph::kOfficial && (hp.index_dim & (hp.index_dim - 1)) != 0)
-    return fail(ErrorCode::kUnsupported,
-                fmt::format("the official graph needs index rows of a power of two; this model has "
-                            "{} (graph plain runs it)",
-                            hp.index_dim));
+  const bool power_of_two = (hp.index_dim & (hp.index_dim - 1)) == 0;
+  const std::uint32_t coded = hp.head_dim - hp.rope_dim;
+  if (graph == Graph::kOfficial &&
+      (!power_of_two || hp.index_dim % cpu::kFp4Block != 0 || coded % cpu::kOpsBlock != 0))
+    return fail(
+        ErrorCode::kUnsupported,
+        fmt::format("the official graph needs index rows of a power of two from {} on and {} "
+                    "to divide what is not turned of a row; this model has {} and {} (graph "
+                    "plain runs it)",
+                    cpu::kFp4Block, cpu::kOpsBlock, hp.index_dim, coded));
   return {};
 }
 
@@ -64,7 +69,7 @@ class CpuSlice final : public Slice {
   Result<void> forward(const SliceInput& input, const SliceOutput& output) override;
   std::uint64_t kv_bytes() const override { return kv_bytes_; }
   std::uint64_t kv_bytes_for(std::uint32_t context) const override {
-    return KvPlan::make(hp_, range_, context).bytes;
+    return KvPlan::make(hp_, range_, options_.graph, context).bytes;
   }
 
  private:
@@ -113,7 +118,7 @@ Result<void> CpuSlice::open_session(SessionId session, std::uint32_t context) {
         fmt::format("a KV cache for {} positions needs {} bytes, but {} of {} are left: close "
                     "a session, ask for a shorter context or raise the budget",
                     context, needed, budget - kv_bytes_, budget));
-  DS4_ASSIGN(auto cache, SessionCache::open(hp_, range_, context));
+  DS4_ASSIGN(auto cache, SessionCache::open(hp_, range_, options_.graph, context, compute_.ops));
   kv_bytes_ += cache->bytes();
   sessions_.emplace(session, std::move(cache));
   return {};

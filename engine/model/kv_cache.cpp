@@ -20,8 +20,8 @@ constexpr std::uint64_t round_up(std::uint64_t bytes, std::uint64_t unit) {
 /// Hands out parts of a mapping, one behind the other.
 class Carver {
  public:
-  std::uint64_t rows(std::uint64_t count, std::uint32_t n) {
-    return take(count * RowStore::row_bytes(n));
+  std::uint64_t rows(std::uint64_t count, const RowFormat& format) {
+    return take(count * format.row_bytes());
   }
   std::uint64_t sums(std::uint32_t width) { return take(3 * std::uint64_t{width} * sizeof(float)); }
   std::uint64_t end() const { return end_; }
@@ -42,20 +42,25 @@ cpu::SoftmaxSums sums_at(std::byte* base, std::uint32_t width) {
 
 }  // namespace
 
-KvPlan KvPlan::make(const HyperParams& hp, const LayerRange& range, std::uint32_t context) {
+KvPlan KvPlan::make(const HyperParams& hp, const LayerRange& range, Graph graph,
+                    std::uint32_t context) {
+  const bool rounded = graph == Graph::kOfficial;
   KvPlan plan;
+  plan.kv = rounded ? RowFormat::fp8(hp.head_dim, hp.head_dim - hp.rope_dim)
+                    : RowFormat::floats(hp.head_dim);
+  plan.index = rounded ? RowFormat::fp4(hp.index_dim) : RowFormat::floats(hp.index_dim);
   plan.ring_rows = std::min(hp.window, context);
   Carver carver;
   for (std::uint32_t index = range.first; index <= range.last; ++index) {
     const std::uint32_t ratio = hp.compress_ratio[index];
     Layer layer;
-    layer.raw = carver.rows(plan.ring_rows, hp.head_dim);
+    layer.raw = carver.rows(plan.ring_rows, plan.kv);
     if (ratio != 0) {
-      layer.compressed = carver.rows(context / ratio, hp.head_dim);
+      layer.compressed = carver.rows(context / ratio, plan.kv);
       layer.sums = carver.sums(Compressor::width(hp.head_dim, ratio));
     }
     if (ratio == 4) {
-      layer.index = carver.rows(context / ratio, hp.index_dim);
+      layer.index = carver.rows(context / ratio, plan.index);
       layer.index_sums = carver.sums(Compressor::width(hp.index_dim, ratio));
     }
     plan.layers.push_back(layer);
@@ -65,9 +70,10 @@ KvPlan KvPlan::make(const HyperParams& hp, const LayerRange& range, std::uint32_
 }
 
 Result<std::unique_ptr<SessionCache>> SessionCache::open(const HyperParams& hp,
-                                                         const LayerRange& range,
-                                                         std::uint32_t context) {
-  const KvPlan plan = KvPlan::make(hp, range, context);
+                                                         const LayerRange& range, Graph graph,
+                                                         std::uint32_t context,
+                                                         const cpu::Ops& ops) {
+  const KvPlan plan = KvPlan::make(hp, range, graph, context);
   void* base = mmap(nullptr, plan.bytes, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED)
@@ -81,13 +87,13 @@ Result<std::unique_ptr<SessionCache>> SessionCache::open(const HyperParams& hp,
     const KvPlan::Layer& at = plan.layers[i];
     const std::uint32_t ratio = hp.compress_ratio[range.first + i];
     LayerCache layer;
-    layer.raw = RowStore(cache->base_ + at.raw, hp.head_dim);
+    layer.raw = RowStore(cache->base_ + at.raw, plan.kv, ops);
     if (ratio != 0) {
-      layer.compressed = RowStore(cache->base_ + at.compressed, hp.head_dim);
+      layer.compressed = RowStore(cache->base_ + at.compressed, plan.kv, ops);
       layer.sums = sums_at(cache->base_ + at.sums, Compressor::width(hp.head_dim, ratio));
     }
     if (ratio == 4) {
-      layer.index = RowStore(cache->base_ + at.index, hp.index_dim);
+      layer.index = RowStore(cache->base_ + at.index, plan.index, ops);
       layer.index_sums =
           sums_at(cache->base_ + at.index_sums, Compressor::width(hp.index_dim, ratio));
     }

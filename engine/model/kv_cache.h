@@ -30,7 +30,11 @@ struct KvPlan {
   std::vector<Layer> layers;  // of the range, first one first
   std::uint64_t bytes = 0;    // whole pages
 
-  static KvPlan make(const HyperParams& params, const LayerRange& range, std::uint32_t context);
+  RowFormat kv;  // of raw and compressed rows
+  RowFormat index;
+
+  static KvPlan make(const HyperParams& params, const LayerRange& range, Graph graph,
+                     std::uint32_t context);
 };
 
 /// One layer's part of a session's cache.
@@ -45,7 +49,8 @@ struct LayerCache {
 class SessionCache {
  public:
   static Result<std::unique_ptr<SessionCache>> open(const HyperParams& params,
-                                                    const LayerRange& range, std::uint32_t context);
+                                                    const LayerRange& range, Graph graph,
+                                                    std::uint32_t context, const cpu::Ops& ops);
   ~SessionCache();
   SessionCache(const SessionCache&) = delete;
   SessionCache& operator=(const SessionCache&) = delete;

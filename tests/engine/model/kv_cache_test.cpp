@@ -12,9 +12,14 @@ HyperParams params() {
   hp.n_layer = 3;
   hp.head_dim = 128;
   hp.index_dim = 64;
+  hp.rope_dim = 64;
   hp.window = 128;
   hp.compress_ratio = {0, 4, 128};
   return hp;
+}
+
+const cpu::Ops& ops() {
+  return cpu::ops_for(cpu::Isa::kScalar);
 }
 
 constexpr LayerRange kAll{0, 2, true};
@@ -31,21 +36,32 @@ TEST(KvPlan, CountsEveryPart) {
   constexpr std::uint64_t kFour =
       250 * (128 + 64) * kFloat + 3 * 2 * 128 * kFloat + 3 * 2 * 64 * kFloat;
   constexpr std::uint64_t kOneTwentyEight = 7 * 128 * kFloat + 3 * 128 * kFloat;
-  EXPECT_EQ(KvPlan::make(params(), kAll, kContext).bytes,
+  EXPECT_EQ(KvPlan::make(params(), kAll, Graph::kPlain, kContext).bytes,
             in_pages(3 * kRaw + kFour + kOneTwentyEight));
-  EXPECT_EQ(KvPlan::make(params(), {0, 0, false}, kContext).bytes, in_pages(kRaw));
+  EXPECT_EQ(KvPlan::make(params(), {0, 0, false}, Graph::kPlain, kContext).bytes, in_pages(kRaw));
+}
+
+TEST(KvPlan, TheOfficialGraphHoldsCodes) {
+  // 64 codes, an exponent, three bytes of padding and 64 floats; 32 bytes of codes, two exponents
+  // and padding. Every part begins on a cache line.
+  constexpr std::uint64_t kRow = 64 + 4 + 256, kIndexRow = 32 + 4, kSums = 3 * 4;
+  const auto lines = [](std::uint64_t bytes) { return (bytes + 63) / 64 * 64; };
+  EXPECT_EQ(
+      KvPlan::make(params(), kAll, Graph::kOfficial, 1000).bytes,
+      in_pages(3 * lines(128 * kRow) + lines(250 * kRow) + lines(250 * kIndexRow) +
+               lines(256 * kSums) + lines(128 * kSums) + lines(7 * kRow) + lines(128 * kSums)));
 }
 
 TEST(KvPlan, AShortContextNeedsNoWholeWindow) {
-  EXPECT_EQ(KvPlan::make(params(), {0, 0, false}, 10).ring_rows, 10u);
-  EXPECT_EQ(KvPlan::make(params(), {0, 0, false}, 10).bytes, in_pages(10 * 128 * 4));
+  EXPECT_EQ(KvPlan::make(params(), {0, 0, false}, Graph::kPlain, 10).ring_rows, 10u);
+  EXPECT_EQ(KvPlan::make(params(), {0, 0, false}, Graph::kPlain, 10).bytes, in_pages(10 * 128 * 4));
 }
 
 TEST(SessionCache, HoldsExactlyThePlannedBytes) {
   for (const std::uint32_t context : {1u, 127u, 4096u, 1'000'000u}) {
-    const auto cache = SessionCache::open(params(), kAll, context);
+    const auto cache = SessionCache::open(params(), kAll, Graph::kOfficial, context, ops());
     ASSERT_TRUE(cache);
-    EXPECT_EQ((*cache)->bytes(), KvPlan::make(params(), kAll, context).bytes);
+    EXPECT_EQ((*cache)->bytes(), KvPlan::make(params(), kAll, Graph::kOfficial, context).bytes);
     EXPECT_EQ((*cache)->context(), context);
   }
 }
@@ -61,7 +77,7 @@ std::size_t resident_pages(const float* base, std::uint64_t bytes) {
 }
 
 TEST(SessionCache, TakesMemoryOnlyForWhatIsWritten) {
-  const auto cache = SessionCache::open(params(), {0, 0, false}, 100'000);
+  const auto cache = SessionCache::open(params(), {0, 0, false}, Graph::kPlain, 100'000, ops());
   ASSERT_TRUE(cache);
   const float* base = (*cache)->layer(0).raw.get(0, nullptr);
   EXPECT_EQ(resident_pages(base, (*cache)->bytes()), 0u);
@@ -72,7 +88,7 @@ TEST(SessionCache, TakesMemoryOnlyForWhatIsWritten) {
 
 TEST(SessionCache, PartsDoNotOverlap) {
   constexpr std::uint32_t kContext = 300;
-  const auto cache = SessionCache::open(params(), kAll, kContext);
+  const auto cache = SessionCache::open(params(), kAll, Graph::kPlain, kContext, ops());
   ASSERT_TRUE(cache);
   float next = 0;
   const auto fill = [&](RowStore& store, std::uint32_t rows, std::uint32_t n) {
