@@ -75,13 +75,15 @@ clean_up() {
   exit "$status"
 }
 
+# Under a lock: two demos in one tree would build into the same directory at once.
 build_programs() {
   printf 'building (log: build/demo.log)\n'
   mkdir -p build
-  if ! {
-    cmake --preset release -B "$build" -DDS4_TESTS=OFF -DDS4_BENCHMARKS=OFF &&
-      cmake --build "$build" --target ds4d ds4ctl ds4-eval
-  } >build/demo.log 2>&1; then
+  if ! (
+    flock 9
+    cmake --preset release -B "$build" -DDS4_TESTS=OFF -DDS4_BENCHMARKS=OFF >build/demo.log 2>&1 &&
+      cmake --build "$build" --target ds4d ds4ctl ds4-eval >>build/demo.log 2>&1
+  ) 9>build/demo.lock; then
     tail -n 30 build/demo.log >&2
     ds4_die 'the build failed'
   fi
