@@ -141,10 +141,14 @@ void Agent::start() {
   log(LogLevel::kInfo, "ds4d {}: node {}, model {} ({} layers, fingerprint {}), listening on {}",
       kVersion, config_.name, config_.model, params_.n_layer, model_->fingerprint(),
       links_->address());
+  if (!is_loopback(links_->address())) {
+    log(LogLevel::kWarning,
+        "links are not authenticated yet: whoever reaches {} can command this agent",
+        links_->address());
+  }
   Result<void> fit;
   if (const Assignment* restored = machine_->committed()) {
     fit = check_restored(*restored, facts_);
-    log(LogLevel::kInfo, "restoring epoch {}: layers {}", restored->epoch, restored->own().layers);
   }
   act(machine_->start(fit, Clock::now()));
   publish();
@@ -236,13 +240,15 @@ void Agent::perform(Action& action) {
 }
 
 void Agent::do_action(const StartLoad& action) {
+  std::erase_if(covers_, [&](const auto& entry) {  // of preparations that failed
+    return machine_->committed() == nullptr || machine_->committed()->epoch != entry.first;
+  });
   const LayerRange range = range_of(action.assignment, params_.n_layer);
   if (auto cover =
           SpanCover::of(model_->gguf(), range, static_cast<std::uint64_t>(::getpagesize()))) {
     covers_[action.assignment.epoch] = *std::move(cover);
   }
-  log(LogLevel::kInfo, "loading layers {} for epoch {}", range.to_string(),
-      action.assignment.epoch);
+  log(LogLevel::kInfo, "epoch {}: loading layers {}", action.assignment.epoch, range.to_string());
   loader_->load(action.assignment.epoch, range);
 }
 
@@ -326,7 +332,9 @@ void Agent::publish() {
   server_->set_route_state(view.state);
   plane_->set_route(view);
   plane_->flush();
-  if (!same_words) log(level_for(published_->state), "{}", describe(health()));
+  if (!same_words && published_->state != wire::NodeState::kLoading) {  // said with its epoch
+    log(level_for(published_->state), "{}", describe(health()));
+  }
 }
 
 Health Agent::health() const {

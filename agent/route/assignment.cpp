@@ -112,6 +112,11 @@ Result<void> check_address(std::string_view address) {
   return {};
 }
 
+bool is_loopback(std::string_view address) {
+  return address.starts_with("tcp://127.") || address.starts_with("tcp://localhost:") ||
+         address.starts_with("tcp://[::1]:");
+}
+
 Result<Assignment> check_prepare(const wire::PrepareRequest& request, const NodeFacts& facts) {
   if (request.you != facts.name) {
     return fail(

@@ -46,6 +46,9 @@ LayerRange range_of(const Assignment& assignment, std::uint32_t block_count);
 /// "tcp://host:port", host not empty, port 1..65535.
 Result<void> check_address(std::string_view address);
 
+/// True if only programs of this machine can reach the address.
+bool is_loopback(std::string_view address);
+
 /// What a restart must not lose.
 struct Ledger {
   std::uint64_t highest_epoch = 0;  // ever prepared here; a new one must be above it

@@ -116,6 +116,15 @@ TEST(CheckAddress, RefusesWhatNobodyCanConnectTo) {
   }
 }
 
+TEST(IsLoopback, KnowsWhoCanReachAnAddress) {
+  for (const char* near : {"tcp://127.0.0.1:1", "tcp://127.9.9.9:1", "tcp://[::1]:1"}) {
+    EXPECT_TRUE(is_loopback(near)) << near;
+  }
+  for (const char* far : {"tcp://0.0.0.0:1", "tcp://10.0.0.1:1", "tcp://[::]:1", "tcp://eth0:1"}) {
+    EXPECT_FALSE(is_loopback(far)) << far;
+  }
+}
+
 TEST(CheckRestored, NoticesThatNodeOrModelChanged) {
   const auto assignment = check_prepare(request({"0:2", "3:output"}), kFacts);
   ASSERT_TRUE(assignment);
