@@ -27,7 +27,8 @@ class Sleeper {
   void want(std::uint32_t bits) { std::atomic_ref(*word_).store(bits, std::memory_order_seq_cst); }
   /// False once the other side has taken the want: a signal is due or has come.
   bool is_wanting() const { return std::atomic_ref(*word_).load(std::memory_order_relaxed) != 0; }
-  void awake() { std::atomic_ref(*word_).store(0, std::memory_order_relaxed); }
+  /// Withdraws the want. False if the other side has taken it: its signal has come or will.
+  bool awake() { return std::atomic_ref(*word_).exchange(0, std::memory_order_seq_cst) != 0; }
 
  private:
   std::uint32_t* word_ = nullptr;

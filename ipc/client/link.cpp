@@ -155,7 +155,7 @@ Outcome<void> Link::next(ds4_event& event, int timeout_ms) {
     // Still armed from the last look, so nothing has been signalled: no system call needed.
     if (timeout_ms == 0 && sleeper_.is_wanting() && outbox_.empty() && ++quick_polls_ < kQuickPolls)
       return failure(DS4_TIMEOUT, {});
-    drain_wake_pipe();
+    stand_down(timeout_ms == 0);
     if (lost_ || !arm()) continue;
     if (timeout_ms == 0) return failure(DS4_TIMEOUT, {});
     const Clock::time_point now = Clock::now();
@@ -165,8 +165,16 @@ Outcome<void> Link::next(ds4_event& event, int timeout_ms) {
   }
 }
 
+/// Before arming anew: a want that was taken is owed a byte, which must not linger in the pipe. A
+/// sleep would notice the agent's end by itself; a mere look must ask.
+void Link::stand_down(bool check_life) {
+  const bool owed = std::exchange(armed_, false) && !sleeper_.awake();
+  if (owed || check_life) drain_wake_pipe();
+}
+
 /// Says what we sleep for, then looks again. False: there is something to do, do not sleep.
 bool Link::arm() {
+  armed_ = true;
   sleeper_.want(kWantEntries | (outbox_.empty() ? 0 : kWantSpace));
   if (!completions_.empty_ordered() || completions_.broken()) return false;
   if (outbox_.empty()) return true;
@@ -181,12 +189,14 @@ ds4_status Link::sleep(int timeout_ms) {
   pollfd waiting = {wake_.get(), POLLIN, 0};
   const int n = ::poll(&waiting, 1, timeout_ms);
   if (n < 0) return errno == EINTR ? DS4_INTERRUPTED : DS4_OK;
-  return n == 0 ? DS4_TIMEOUT : DS4_OK;
+  if (n == 0) return DS4_TIMEOUT;
+  armed_ = false;
+  drain_wake_pipe();
+  return DS4_OK;
 }
 
 void Link::drain_wake_pipe() {
   quick_polls_ = 0;
-  sleeper_.awake();
   std::array<char, 64> bytes;
   ssize_t n = 0;
   do n = ::read(wake_.get(), bytes.data(), bytes.size());

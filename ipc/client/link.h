@@ -55,6 +55,7 @@ class Link {
   bool convert_final(InFlight& request, const CompletionEntry& entry, ds4_event& event);
   void release_completions();
   bool spin();
+  void stand_down(bool check_life);
   bool arm();
   ds4_status sleep(int timeout_ms);
   void drain_wake_pipe();
@@ -78,6 +79,7 @@ class Link {
   std::uint32_t spin_us_ = 0;
   std::uint32_t unreleased_ = 0;
   std::uint32_t quick_polls_ = 0;
+  bool armed_ = false;  // a want was stored, and its signal not yet drained
   std::uint64_t next_id_ = 1;
   std::vector<InFlight> in_flight_;
   /// Finals that no agent sent: of requests taken back in time, or left behind by a lost agent.

@@ -204,6 +204,10 @@ TEST(Waker, TakesOnlyWhatIsWanted) {
   EXPECT_TRUE(waker.take(1));
   EXPECT_FALSE(waker.take(1)) << "one signal per sleep";
   EXPECT_FALSE(sleeper.is_wanting());
+  EXPECT_FALSE(sleeper.awake()) << "it was taken, so a signal is due";
+  sleeper.want(1);
+  EXPECT_TRUE(sleeper.awake()) << "nobody took it";
+  EXPECT_FALSE(waker.take(1));
 }
 
 /// Stands for a descriptor: counts signals, and lets one sleep until there is one.
