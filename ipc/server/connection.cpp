@@ -44,9 +44,9 @@ Welcome make_welcome(const WelcomeCard& card, std::uint16_t minor, std::uint64_t
 
 }  // namespace
 
-std::string Connection::describe() const {
-  return fmt::format("pid {}{} of user {}", peer.pid, name.empty() ? "" : " (" + name + ")",
-                     peer.uid);
+std::string describe_program(const PeerIdentity& peer, std::string_view name) {
+  if (name.empty()) return fmt::format("pid {} of user {}", peer.pid, peer.uid);
+  return fmt::format("pid {} ({}) of user {}", peer.pid, name, peer.uid);
 }
 
 Result<void> welcome_client(Connection& connection, const HelloVerdict& verdict,

@@ -32,10 +32,10 @@ struct Connection {
   std::optional<Refusal> doom;       // to be hung up on in this turn
   bool is_ready = false;             // in the server's list of those who get a turn
   bool is_dirty = false;             // in the server's list of those who may need waking
-
-  /// "pid 4711 (ds4ctl) of user 1000", for sentences.
-  std::string describe() const;
 };
+
+/// "pid 4711 (ds4ctl) of user 1000", for sentences. `name` is what the program calls itself.
+std::string describe_program(const PeerIdentity& peer, std::string_view name);
 
 /// Makes the region and its descriptors and sends the welcome. On error nothing has been sent.
 Result<void> welcome_client(Connection& connection, const HelloVerdict& verdict,

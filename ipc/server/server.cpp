@@ -201,8 +201,12 @@ void Server::Impl::shed_one() {
 void Server::Impl::accept_one(UniqueFd socket) {
   const Result<PeerIdentity> peer = identify_peer(socket.get());
   if (!peer) return say_refusal(socket.get(), {Status::kInternal, peer.error().message});
-  for (const auto& refusal : {gate.check(*peer), check_limits(peer->uid)})
-    if (refusal) return say_refusal(socket.get(), *refusal);
+  for (const auto& refusal : {gate.check(*peer), check_limits(peer->uid)}) {
+    if (!refusal) continue;
+    handler.on_complaint(
+        fmt::format("refused {}: {}", describe_program(*peer, {}), refusal->sentence));
+    return say_refusal(socket.get(), *refusal);
+  }
 
   auto connection = std::make_unique<Connection>();
   connection->id = next_id++;
@@ -365,8 +369,13 @@ void Server::Impl::reap() {
     for (const ClientId id : std::exchange(doomed, {})) {
       Connection* connection = find(id);
       if (connection == nullptr) continue;
+      const Refusal& doom = *connection->doom;
+      if (doom.status == Status::kInvalid)
+        handler.on_complaint(fmt::format("hung up on {}: {}",
+                                         describe_program(connection->peer, connection->name),
+                                         doom.sentence));
       if (connection->session->flush()) wake_client(*connection);
-      say_farewell(*connection, connection->doom->status, connection->doom->sentence);
+      say_farewell(*connection, doom.status, doom.sentence);
       forget(id);
       handler.on_gone(id);
     }

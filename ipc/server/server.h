@@ -23,7 +23,7 @@ using ClientId = std::uint64_t;  // never used twice
 class RequestHandler {
  public:
   virtual ~RequestHandler() = default;
-  // All three are called from Server::run_ready() only. They may call token(), progress(), finish()
+  // All are called from Server::run_ready() only. They may call token(), progress(), finish()
   // and can_take(), but neither shut_down() nor run_ready().
 
   /// A valid request. Generate and close_session must be answered with finish() in the end,
@@ -34,6 +34,9 @@ class RequestHandler {
   virtual void on_gone(ClientId client) = 0;
   /// The client has drained its completion ring after can_take() said no.
   virtual void on_space(ClientId client) = 0;
+  /// For a log: a program was turned away at the door, or hung up on for breaking the protocol. The
+  /// sentence names it and the reason. A hostile program can cause many of these.
+  virtual void on_complaint(std::string_view /*sentence*/) {}
 };
 
 struct ServerConfig {

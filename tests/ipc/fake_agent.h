@@ -83,6 +83,7 @@ class FakeHandler final : public RequestHandler {
     std::erase_if(active_, [&](const auto& item) { return item.first.first == client; });
   }
   void on_space(ClientId) override { ++spaces; }
+  void on_complaint(std::string_view sentence) override { complaints.emplace_back(sentence); }
 
   /// One token for every request whose client can take it. True if there was any.
   bool step() {
@@ -99,6 +100,7 @@ class FakeHandler final : public RequestHandler {
 
   Server* server = nullptr;
   std::function<void(ClientId, const GenerateRequest&)> on_generate;
+  std::vector<std::string> complaints;  // the server's thread
   std::atomic<int> requests = 0;
   std::atomic<int> gone = 0;
   std::atomic<int> spaces = 0;

@@ -2,6 +2,7 @@
 #include "ipc/server/server.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
@@ -232,6 +233,11 @@ TEST_F(ServerTest, ABrokenRingIsHungUpOnWithASentence) {
   EXPECT_THAT(text_of(farewell.sentence), HasSubstr("position jumped"));
   EXPECT_TRUE(eventually([&] { return agent.clients() == 1; }));
   EXPECT_EQ(agent.handler().gone, 1);
+  agent.with([&](Server&) {
+    ASSERT_EQ(agent.handler().complaints.size(), 1U);
+    EXPECT_THAT(agent.handler().complaints[0],
+                HasSubstr(fmt::format("hung up on pid {} (test) of user", ::getpid())));
+  });
 }
 
 TEST_F(ServerTest, ADoorbellTurnedBlockingCannotStallTheAgent) {
