@@ -175,7 +175,7 @@ void AttentionBlock::project_queries() {
 }
 
 void AttentionBlock::finish_queries_and_pooled() {
-  c_.for_rows(batch_.n(), [&](std::uint32_t row) {
+  c_.for_rows(batch_.n(), ws_.q.width(), [&](std::uint32_t row) {
     finish_query(row);
     if (searching_) finish_index_query(row);
     if (ratio_ != 0 && compressor(0).ends_block(batch_.rows[row].position)) finish_pooled(row);
@@ -285,7 +285,7 @@ void AttentionBlock::attend_heads(std::uint32_t row, std::uint32_t first_head, s
 
 /// Those of the call's raw rows that later calls can still see.
 void AttentionBlock::remember_raw_rows() {
-  c_.for_rows(batch_.n(), [&](std::uint32_t row) {
+  c_.for_rows(batch_.n(), hp_.head_dim, [&](std::uint32_t row) {
     const BatchSegment& segment = batch_.segment_of(row);
     const std::uint32_t ring_rows = segment.cache->ring_rows();
     const std::uint32_t behind = segment.first_row + segment.count - row;

@@ -1,5 +1,6 @@
 #pragma once
 // The rows of one forward() call, and the memory it computes in.
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -88,10 +89,13 @@ struct Compute {
     cpu::run_products(pool, isa, precision, products);
   }
 
-  /// body(row) for every row, on all threads.
+  /// body(row) for every row, on all threads where there is enough to do: `width` is about how many
+  /// floats a row touches.
   template <typename F>
-  void for_rows(std::size_t n, const F& body) const {
-    const std::size_t grain = 1 + n / (std::size_t{8} * pool.size());
+  void for_rows(std::size_t n, std::size_t width, const F& body) const {
+    constexpr std::size_t kFloatsWorthAThread = 8192;
+    const std::size_t grain =
+        std::max(1 + n / (std::size_t{8} * pool.size()), kFloatsWorthAThread / width);
     pool.parallel_for(n, grain, [&](std::size_t begin, std::size_t end, unsigned) {
       for (std::size_t i = begin; i < end; ++i) body(static_cast<std::uint32_t>(i));
     });

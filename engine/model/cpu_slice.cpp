@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <unordered_map>
 
 #include "engine/gguf/model_file.h"
 #include "engine/model/batch.h"
 #include "engine/model/blocks.h"
+#include "engine/model/sessions.h"
 #include "engine/model/weights.h"
 #include "engine/quant/quant.h"
 
@@ -57,29 +57,29 @@ class CpuSlice final : public Slice {
         compute_{hp_,   options.graph,    options.precision, options.isa, cpu::ops_for(options.isa),
                  pool_, Rope(hp_, false), Rope(hp_, true)},
         ws_(hp_, options.precision, options.max_rows, pool_.size()),
-        batch_(options.max_rows) {}
+        batch_(options.max_rows),
+        sessions_(hp_, range_, options.graph, compute_.ops, options.kv_budget_bytes) {}
 
   const HyperParams& params() const override { return hp_; }
   const LayerRange& range() const override { return range_; }
   std::uint32_t max_rows() const override { return options_.max_rows; }
 
-  Result<void> open_session(SessionId session, std::uint32_t context) override;
-  void close_session(SessionId session) override;
-  Result<std::uint32_t> position(SessionId session) const override;
+  Result<void> open_session(SessionId session, std::uint32_t context) override {
+    return sessions_.open(session, context);
+  }
+  void close_session(SessionId session) override { sessions_.close(session); }
+  Result<std::uint32_t> position(SessionId session) const override {
+    return sessions_.position(session);
+  }
   Result<void> forward(const SliceInput& input, const SliceOutput& output) override;
-  std::uint64_t kv_bytes() const override { return kv_bytes_; }
+  std::uint64_t kv_bytes() const override { return sessions_.bytes(); }
   std::uint64_t kv_bytes_for(std::uint32_t context) const override {
-    return KvPlan::make(hp_, range_, options_.graph, context).bytes;
+    return sessions_.bytes_for(context);
   }
 
  private:
-  // Checking; changes batch_ only.
-  Result<void> plan(const SliceInput& input, const SliceOutput& output);
-  Result<void> plan_segment(const Segment& segment);
-  Result<void> check_tokens(const Segment& segment) const;
   Result<void> check_buffers(const SliceInput& input, const SliceOutput& output) const;
-
-  // Computing; cannot fail.
+  // From here on nothing can fail.
   void fill_angles();
   void load_streams(const SliceInput& input);
   void run_layer(std::uint32_t index);
@@ -96,100 +96,8 @@ class CpuSlice final : public Slice {
   const Compute compute_;
   Workspace ws_;
   Batch batch_;
-  std::unordered_map<SessionId, std::unique_ptr<SessionCache>> sessions_;
-  std::uint64_t kv_bytes_ = 0;
-  std::uint64_t calls_ = 0;
+  Sessions sessions_;
 };
-
-// Sessions.
-
-Result<void> CpuSlice::open_session(SessionId session, std::uint32_t context) {
-  if (sessions_.contains(session))
-    return fail(ErrorCode::kInvalidArgument, fmt::format("session {} is open already", session));
-  if (context == 0 || context > hp_.context_length)
-    return fail(ErrorCode::kOutOfRange,
-                fmt::format("a context of {} positions: this model takes 1 to {}", context,
-                            hp_.context_length));
-  const std::uint64_t needed = kv_bytes_for(context);
-  const std::uint64_t budget = options_.kv_budget_bytes;
-  if (budget != 0 && needed > budget - kv_bytes_)
-    return fail(
-        ErrorCode::kResourceExhausted,
-        fmt::format("a KV cache for {} positions needs {} bytes, but {} of {} are left: close "
-                    "a session, ask for a shorter context or raise the budget",
-                    context, needed, budget - kv_bytes_, budget));
-  DS4_ASSIGN(auto cache, SessionCache::open(hp_, range_, options_.graph, context, compute_.ops));
-  kv_bytes_ += cache->bytes();
-  sessions_.emplace(session, std::move(cache));
-  return {};
-}
-
-void CpuSlice::close_session(SessionId session) {
-  const auto found = sessions_.find(session);
-  if (found == sessions_.end()) return;
-  kv_bytes_ -= found->second->bytes();
-  sessions_.erase(found);
-}
-
-Result<std::uint32_t> CpuSlice::position(SessionId session) const {
-  const auto found = sessions_.find(session);
-  if (found == sessions_.end())
-    return fail(ErrorCode::kNotFound, fmt::format("no session {} is open", session));
-  return found->second->position;
-}
-
-// Checking.
-
-Result<void> CpuSlice::check_tokens(const Segment& segment) const {
-  for (std::size_t i = 0; i < segment.tokens.size(); ++i) {
-    const std::int32_t token = segment.tokens[i];
-    if (token < 0 || static_cast<std::uint32_t>(token) >= hp_.n_vocab)
-      return fail(ErrorCode::kOutOfRange,
-                  fmt::format("session {}: token {} at position {} is outside the vocabulary of {}",
-                              segment.session, token, segment.first_position + i, hp_.n_vocab));
-  }
-  return {};
-}
-
-Result<void> CpuSlice::plan_segment(const Segment& segment) {
-  const auto found = sessions_.find(segment.session);
-  if (found == sessions_.end())
-    return fail(ErrorCode::kNotFound, fmt::format("no session {} is open", segment.session));
-  SessionCache& cache = *found->second;
-  if (cache.last_call == calls_)
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("session {} has two segments in one call", segment.session));
-  cache.last_call = calls_;
-  const std::size_t count = segment.tokens.size();
-  if (count == 0)
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("session {}: a segment without tokens", segment.session));
-  if (count > options_.max_rows - batch_.n())
-    return fail(ErrorCode::kOutOfRange,
-                fmt::format("a call of more than {} rows", options_.max_rows));
-  if (segment.first_position != cache.position)
-    return fail(ErrorCode::kMismatch,
-                fmt::format("session {} holds {} positions, but the segment begins at {}",
-                            segment.session, cache.position, segment.first_position));
-  if (count > cache.context() - cache.position)
-    return fail(ErrorCode::kOutOfRange,
-                fmt::format("session {}: {} more tokens at position {} exceed its context of {}",
-                            segment.session, count, cache.position, cache.context()));
-  DS4_TRY(check_tokens(segment));
-
-  const auto index = static_cast<std::uint32_t>(batch_.segments.size());
-  batch_.segments.push_back(
-      {&cache, batch_.n(), segment.first_position, static_cast<std::uint32_t>(count)});
-  for (std::size_t i = 0; i < count; ++i) {
-    const bool last = i + 1 == count;
-    if (range_.output &&
-        (segment.logits == LogitsWanted::kAll || (segment.logits == LogitsWanted::kLast && last)))
-      batch_.wanted.push_back(batch_.n());
-    batch_.rows.push_back(
-        {index, segment.first_position + static_cast<std::uint32_t>(i), segment.tokens[i]});
-  }
-  return {};
-}
 
 Result<void> CpuSlice::check_buffers(const SliceInput& input, const SliceOutput& output) const {
   const auto check = [](std::string_view name, std::size_t found,
@@ -204,18 +112,9 @@ Result<void> CpuSlice::check_buffers(const SliceInput& input, const SliceOutput&
   return check("logits", output.logits.size(), batch_.wanted.size() * std::size_t{hp_.n_vocab});
 }
 
-Result<void> CpuSlice::plan(const SliceInput& input, const SliceOutput& output) {
-  ++calls_;
-  batch_.clear();
-  if (input.segments.empty()) return fail(ErrorCode::kInvalidArgument, "a call without segments");
-  for (const Segment& segment : input.segments) DS4_TRY(plan_segment(segment));
-  return check_buffers(input, output);
-}
-
-// Computing.
-
 Result<void> CpuSlice::forward(const SliceInput& input, const SliceOutput& output) {
-  DS4_TRY(plan(input, output));
+  DS4_TRY(sessions_.plan(input.segments, options_.max_rows, batch_));
+  DS4_TRY(check_buffers(input, output));
   fill_angles();
   load_streams(input);
   for (std::uint32_t index = 0; index < range_.count(); ++index) run_layer(index);
@@ -228,7 +127,7 @@ Result<void> CpuSlice::forward(const SliceInput& input, const SliceOutput& outpu
 }
 
 void CpuSlice::fill_angles() {
-  compute_.for_rows(batch_.n(), [&](std::uint32_t row) {
+  compute_.for_rows(batch_.n(), 16 * hp_.rope_dim, [&](std::uint32_t row) {
     const std::uint32_t position = batch_.rows[row].position;
     compute_.plain_rope.fill(position, ws_.plain_angles.at(row));
     compute_.compressed_rope.fill(position, ws_.compressed_angles.at(row));
@@ -246,7 +145,7 @@ void CpuSlice::load_streams(const SliceInput& input) {
   }
   const cpu::Matrix& embedding = *weights_.embedding;
   const std::size_t row_bytes = quant::row_bytes(embedding.type, embedding.cols);
-  compute_.for_rows(batch_.n(), [&](std::uint32_t row) {
+  compute_.for_rows(batch_.n(), ws_.streams.width(), [&](std::uint32_t row) {
     const auto token = static_cast<std::size_t>(batch_.rows[row].token);
     float* streams = ws_.streams.at(row);
     quant::dequantize_row(embedding.type, embedding.data + token * row_bytes, streams, hp_.n_embd);
@@ -274,7 +173,7 @@ void CpuSlice::enter_block(const HyperConnectionWeights& hc, const std::vector<f
   ws_.act_streams.prepare(pool_, options_.isa, ws_.streams.data(), n, width, width);
   const cpu::Product product{hc.fn, &ws_.act_streams, {}, ws_.stream_outputs.data(), kMixOutputs};
   cpu::run_products(pool_, options_.isa, cpu::Precision::kExact, {&product, 1});
-  compute_.for_rows(n, [&](std::uint32_t row) {
+  compute_.for_rows(n, width, [&](std::uint32_t row) {
     const float* streams = ws_.streams.at(row);
     const float mean = compute_.ops.sum_squares(streams, width) / static_cast<float>(width);
     ws_.mix[row] = mix_streams(hc, ws_.stream_outputs.at(row), 1.0f / std::sqrt(mean + hp_.rms_eps),
@@ -288,7 +187,7 @@ void CpuSlice::enter_block(const HyperConnectionWeights& hc, const std::vector<f
 
 /// streams[d] = post[d] * y + sum_s cross[s][d] * streams[s].
 void CpuSlice::leave_block() {
-  compute_.for_rows(batch_.n(), [&](std::uint32_t row) {
+  compute_.for_rows(batch_.n(), ws_.streams.width(), [&](std::uint32_t row) {
     const StreamMix& mix = ws_.mix[row];
     compute_.ops.spread_streams(ws_.streams.at(row), mix.post.data(), mix.cross.data(),
                                 ws_.y.at(row), hp_.n_embd);
@@ -304,7 +203,7 @@ void CpuSlice::run_head(const HeadWeights& head, float* logits) {
   const cpu::Product product{head.hc.fn, &ws_.act_streams, wanted, ws_.stream_outputs.data(),
                              kStreams};
   cpu::run_products(pool_, options_.isa, cpu::Precision::kExact, {&product, 1});
-  compute_.for_rows(n, [&](std::uint32_t i) {
+  compute_.for_rows(n, width, [&](std::uint32_t i) {
     const float* streams = ws_.streams.at(wanted[i]);
     const float mean = compute_.ops.sum_squares(streams, width) / static_cast<float>(width);
     const auto w = mix_for_head(head.hc, ws_.stream_outputs.data() + std::size_t{i} * kStreams,

@@ -79,7 +79,8 @@ void expert_block(const Compute& c, const Batch& batch, Workspace& ws, const Lay
   const std::uint32_t routed = n * used;  // entries; the shared expert's follow
   const cpu::Product router{layer.router, &ws.act_x, {}, ws.router.data(), ws.router.width()};
   c.run({&router, 1});
-  c.for_rows(n, [&](std::uint32_t row) { route_row(c, batch, ws, layer, row); });
+  c.for_rows(n, std::size_t{16} * c.hp.n_expert,
+             [&](std::uint32_t row) { route_row(c, batch, ws, layer, row); });
   group_by_expert(c, n, ws);
 
   ws.products.clear();
@@ -95,7 +96,7 @@ void expert_block(const Compute& c, const Batch& batch, Workspace& ws, const Lay
   ws.products.push_back({layer.shared.up, &ws.act_x, {}, ws.up.at(routed), ws.up.width()});
   c.run(ws.products);
 
-  c.for_rows(routed + n, [&](std::uint32_t entry) {
+  c.for_rows(routed + n, c.hp.expert_ffn, [&](std::uint32_t entry) {
     c.ops.swiglu(ws.gate.at(entry), ws.up.at(entry), c.hp.expert_ffn, swiglu_limit,
                  ws.gate.at(entry));
   });
@@ -114,7 +115,7 @@ void expert_block(const Compute& c, const Batch& batch, Workspace& ws, const Lay
   down(layer.shared.down, routed, n);
   c.run(ws.products);
 
-  c.for_rows(n, [&](std::uint32_t row) {
+  c.for_rows(n, ws.x.width() * (used + 1), [&](std::uint32_t row) {
     const std::uint32_t* entry = ws.row_entry.data() + std::size_t{row} * used;
     const float* weight = ws.row_weight.data() + std::size_t{row} * used;
     c.ops.weighted_sum(ws.down.data(), entry, weight, used, ws.down.at(routed + row), c.hp.n_embd,

@@ -69,7 +69,7 @@ void search_index(const Compute& c, const Batch& batch, Workspace& ws, std::uint
           ws.candidate_count[item] = static_cast<std::uint32_t>(best.size());
         }
       });
-  c.for_rows(n, [&](std::uint32_t row) {
+  c.for_rows(n, std::size_t{16} * c.hp.index_top_k, [&](std::uint32_t row) {
     if (visible(row) > c.hp.index_top_k) join(c, ws, row, parts);
   });
 }

@@ -73,7 +73,7 @@ TEST_P(Invariance, AnyChunkGivesTheSameLogits) {
 TEST_P(Invariance, AnyThreadCountGivesTheSameLogits) {
   const auto input = tokens();
   const auto wanted = run_tokens(slice("0:output", options()), input, 256);
-  for (const unsigned threads : {1u, 3u, 5u}) {
+  for (const unsigned threads : {1u, 3u}) {
     auto with = options();
     with.threads = threads;
     const auto other = slice("0:output", with);

@@ -1,0 +1,101 @@
+#include "engine/model/sessions.h"
+
+#include <fmt/format.h>
+
+namespace ds4 {
+
+Result<void> Sessions::open(SessionId session, std::uint32_t context) {
+  if (caches_.contains(session))
+    return fail(ErrorCode::kInvalidArgument, fmt::format("session {} is open already", session));
+  if (context == 0 || context > hp_.context_length)
+    return fail(ErrorCode::kOutOfRange,
+                fmt::format("a context of {} positions: this model takes 1 to {}", context,
+                            hp_.context_length));
+  const std::uint64_t needed = bytes_for(context);
+  const std::uint64_t budget = budget_bytes_;
+  if (budget != 0 && needed > budget - bytes_)
+    return fail(
+        ErrorCode::kResourceExhausted,
+        fmt::format("a KV cache for {} positions needs {} bytes, but {} of {} are left: close "
+                    "a session, ask for a shorter context or raise the budget",
+                    context, needed, budget - bytes_, budget));
+  DS4_ASSIGN(auto cache, SessionCache::open(hp_, range_, graph_, context, ops_));
+  bytes_ += cache->bytes();
+  caches_.emplace(session, std::move(cache));
+  return {};
+}
+
+void Sessions::close(SessionId session) {
+  const auto found = caches_.find(session);
+  if (found == caches_.end()) return;
+  bytes_ -= found->second->bytes();
+  caches_.erase(found);
+}
+
+Result<std::uint32_t> Sessions::position(SessionId session) const {
+  const auto found = caches_.find(session);
+  if (found == caches_.end())
+    return fail(ErrorCode::kNotFound, fmt::format("no session {} is open", session));
+  return found->second->position;
+}
+
+Result<void> Sessions::check_tokens(const Segment& segment) const {
+  for (std::size_t i = 0; i < segment.tokens.size(); ++i) {
+    const std::int32_t token = segment.tokens[i];
+    if (token < 0 || static_cast<std::uint32_t>(token) >= hp_.n_vocab)
+      return fail(ErrorCode::kOutOfRange,
+                  fmt::format("session {}: token {} at position {} is outside the vocabulary of {}",
+                              segment.session, token, segment.first_position + i, hp_.n_vocab));
+  }
+  return {};
+}
+
+Result<void> Sessions::plan_segment(const Segment& segment, std::uint32_t max_rows, Batch& batch) {
+  const auto found = caches_.find(segment.session);
+  if (found == caches_.end())
+    return fail(ErrorCode::kNotFound, fmt::format("no session {} is open", segment.session));
+  SessionCache& cache = *found->second;
+  if (cache.last_call == calls_)
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("session {} has two segments in one call", segment.session));
+  cache.last_call = calls_;
+  const std::size_t count = segment.tokens.size();
+  if (count == 0)
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("session {}: a segment without tokens", segment.session));
+  if (count > max_rows - batch.n())
+    return fail(ErrorCode::kOutOfRange, fmt::format("a call of more than {} rows", max_rows));
+  if (segment.first_position != cache.position)
+    return fail(ErrorCode::kMismatch,
+                fmt::format("session {} holds {} positions, but the segment begins at {}",
+                            segment.session, cache.position, segment.first_position));
+  if (count > cache.context() - cache.position)
+    return fail(ErrorCode::kOutOfRange,
+                fmt::format("session {}: {} more tokens at position {} exceed its context of {}",
+                            segment.session, count, cache.position, cache.context()));
+  DS4_TRY(check_tokens(segment));
+
+  const auto index = static_cast<std::uint32_t>(batch.segments.size());
+  batch.segments.push_back(
+      {&cache, batch.n(), segment.first_position, static_cast<std::uint32_t>(count)});
+  for (std::size_t i = 0; i < count; ++i) {
+    const bool last = i + 1 == count;
+    if (range_.output &&
+        (segment.logits == LogitsWanted::kAll || (segment.logits == LogitsWanted::kLast && last)))
+      batch.wanted.push_back(batch.n());
+    batch.rows.push_back(
+        {index, segment.first_position + static_cast<std::uint32_t>(i), segment.tokens[i]});
+  }
+  return {};
+}
+
+Result<void> Sessions::plan(std::span<const Segment> segments, std::uint32_t max_rows,
+                            Batch& batch) {
+  ++calls_;
+  batch.clear();
+  if (segments.empty()) return fail(ErrorCode::kInvalidArgument, "a call without segments");
+  for (const Segment& segment : segments) DS4_TRY(plan_segment(segment, max_rows, batch));
+  return {};
+}
+
+}  // namespace ds4
