@@ -61,6 +61,7 @@ struct Server::Impl {
   void accept_all();
   void accept_one(UniqueFd socket);
   void shed_one();
+  void shed_stranger();
   std::optional<Refusal> check_limits(uid_t uid) const;
   void on_hello(Connection& connection, std::span<const std::byte> packet);
 
@@ -219,11 +220,17 @@ void Server::Impl::accept_one(UniqueFd socket) {
   strangers.push_back(connection->id);
   ++per_user[peer->uid];
   connections.emplace(connection->id, std::move(connection));
-  while (strangers.size() > kMaxStrangers) {
-    Connection& oldest = *find(strangers.front());
-    say_refusal(oldest.socket.get(), {Status::kBusy, "too many programs connect at once"});
-    forget(oldest.id);
-  }
+  while (strangers.size() > kMaxStrangers) shed_stranger();
+}
+
+/// The oldest goes, unless its hello has come and only waited for its turn behind a flood of
+/// others.
+void Server::Impl::shed_stranger() {
+  const ClientId oldest = strangers.front();
+  on_socket(*find(oldest));
+  if (strangers.empty() || strangers.front() != oldest) return;
+  say_refusal(find(oldest)->socket.get(), {Status::kBusy, "too many programs connect at once"});
+  forget(oldest);
 }
 
 std::optional<Refusal> Server::Impl::check_limits(uid_t uid) const {

@@ -200,8 +200,22 @@ TEST_F(ServerTest, StrangersWhoNeverSayHelloGiveWay) {
     ASSERT_TRUE(silent.back());
   }
   EXPECT_TRUE(is_hung_up(silent.front().get())) << "the oldest goes first";
-  EXPECT_TRUE(dial_at(place.path()));
+  const auto honest = dial_at(place.path());
+  EXPECT_TRUE(honest);
   EXPECT_EQ(agent.handler().gone, 0) << "strangers are no clients";
+}
+
+TEST_F(ServerTest, AHelloThatWaitsBehindAFloodOfStrangersIsHeard) {
+  FakeHandler handler;
+  const auto server = Server::listen(config_at(place.path()), handler);
+  ASSERT_TRUE(server);
+  const UniqueFd honest = connect_raw(place.path());
+  const Hello hello;
+  ASSERT_TRUE(send_packet(honest.get(), std::as_bytes(std::span(&hello, 1))));
+  std::vector<UniqueFd> silent;
+  for (int i = 0; i < 300; ++i) silent.push_back(connect_raw(place.path()));
+  for (int i = 0; i < 20; ++i) (*server)->run_ready();
+  EXPECT_EQ((*server)->clients(), 1U);
 }
 
 TEST_F(ServerTest, DescriptorsSentByAClientNeverArrive) {
