@@ -19,6 +19,13 @@
 
 #define DS4_INLINE static inline __attribute__((always_inline))
 #define DS4_METHOD inline __attribute__((always_inline))
+// Arrays of vectors live in registers once their loops are unrolled. Checked builds keep the loops:
+// with a check per access, unrolled kernels take minutes to compile.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define DS4_UNROLL
+#else
+#define DS4_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 namespace ds4::cpu {
 namespace {
@@ -91,7 +98,7 @@ DS4_INLINE __m256 low_halves(__m256i dwords) {
 /// The 16 bytes at `offset` of eight rows as four vectors of dwords, one lane per row.
 DS4_INLINE void load_transposed(const Rows8& rows, std::size_t offset, __m256i (&out)[4]) {
   __m256i v[4];
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int i = 0; i < 4; ++i) {
     v[i] = join(load_128(rows.row[i] + offset), load_128(rows.row[i + 4] + offset));
   }
@@ -160,7 +167,7 @@ struct LayoutQ4_K {
     const __m256i s[2] = {_mm256_and_si256(head[1], six), mix(head[3], head[1])};
     const __m256i m[2] = {_mm256_and_si256(head[2], six),
                           mix(_mm256_srli_epi32(head[3], 4), head[2])};
-#pragma GCC unroll 8
+    DS4_UNROLL
     for (int g = 0; g < 8; ++g) {
       _mm256_storeu_ps(scale + g * stride, _mm256_mul_ps(d, byte_to_float(s[g / 4], g % 4, 63)));
       _mm256_storeu_ps(min + g * stride, _mm256_mul_ps(dmin, byte_to_float(m[g / 4], g % 4, 63)));
@@ -180,12 +187,12 @@ struct LayoutQ2_K {
     const __m256 d = low_halves(halves), dmin = low_halves(_mm256_srli_epi32(halves, 16));
     __m256i head[4];
     load_transposed(rows, a, head);
-#pragma GCC unroll 16
+    DS4_UNROLL
     for (int i = 0; i < 16; ++i) {
       const __m256i m = _mm256_srli_epi32(head[i / 4], 4);
       _mm256_storeu_ps(min + i * stride, _mm256_mul_ps(dmin, byte_to_float(m, i % 4, 15)));
     }
-#pragma GCC unroll 8
+    DS4_UNROLL
     for (int g = 0; g < 8; ++g) _mm256_storeu_ps(scale + g * stride, d);
   }
 };
@@ -197,9 +204,9 @@ struct LayoutIQ2_XXS {
                          std::size_t stride) {
     const __m256 d = load_halves(rows, a);
     __m256i codes[2] = {};  // quadword g: the scale codes of eight rows, a byte each
-#pragma GCC unroll 8
+    DS4_UNROLL
     for (int r = 0; r < 8; ++r) {
-#pragma GCC unroll 2
+      DS4_UNROLL
       for (int h = 0; h < 2; ++h) {
         const __m256i code = _mm256_srli_epi64(load_256(rows.row[r] + a + 2 + 32 * h), 60);
         codes[h] = _mm256_or_si256(codes[h], _mm256_slli_epi64(code, 8 * r));
@@ -208,7 +215,7 @@ struct LayoutIQ2_XXS {
     alignas(32) Byte bytes[64];
     _mm256_store_si256(reinterpret_cast<__m256i*>(bytes), codes[0]);
     _mm256_store_si256(reinterpret_cast<__m256i*>(bytes + 32), codes[1]);
-#pragma GCC unroll 8
+    DS4_UNROLL
     for (int g = 0; g < 8; ++g) {
       const __m256i code =
           _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + 8 * g)));
@@ -234,9 +241,9 @@ constexpr std::size_t kSecondBlock = F::kBlockValues == 256 ? 0 : F::kBlockBytes
 /// use each weight once fetch the next eight rows as they go.
 template <class F>
 DS4_INLINE void prefetch_step(const Rows8& rows, std::size_t offset) {
-#pragma GCC unroll 8
+  DS4_UNROLL
   for (int r = 0; r < 8; ++r) {
-#pragma GCC unroll 3
+    DS4_UNROLL
     for (std::size_t line = 0; line < kStepBytes<F> - 32; line += 64) {
       _mm_prefetch(reinterpret_cast<const char*>(rows.row[r] + offset + line), _MM_HINT_T1);
     }

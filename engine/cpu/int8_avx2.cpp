@@ -28,9 +28,9 @@ DS4_INLINE __m256i add_pairs(__m256i words) {
 /// The sums of eight vectors of eight.
 DS4_INLINE __m256i sum_rows(const __m256i (&v)[8]) {
   __m256i pairs[4], fours[2];
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int i = 0; i < 4; ++i) pairs[i] = _mm256_hadd_epi32(v[2 * i], v[2 * i + 1]);
-#pragma GCC unroll 2
+  DS4_UNROLL
   for (int i = 0; i < 2; ++i) fours[i] = _mm256_hadd_epi32(pairs[2 * i], pairs[2 * i + 1]);
   return _mm256_add_epi32(_mm256_permute2x128_si256(fours[0], fours[1], 0x20),
                           _mm256_permute2x128_si256(fours[0], fours[1], 0x31));
@@ -41,14 +41,14 @@ DS4_INLINE void add_one_group(const F& format, const Rows8& rows, std::size_t of
                               const std::int8_t* const (&q)[n], const GroupInfo* const (&info)[n],
                               const float* scale, const float* min, __m256 (&totals)[n]) {
   __m256i dots[n][8];
-#pragma GCC unroll 8
+  DS4_UNROLL
   for (int r = 0; r < 8; ++r) {
     const __m256i w = format.template weights<g>(rows.row[r] + offset);
-#pragma GCC unroll 2
+    DS4_UNROLL
     for (int i = 0; i < n; ++i)
       dots[i][r] = add_pairs(dot_pairs<F>(w, load_256(q[i] + g * kGroup)));
   }
-#pragma GCC unroll 2
+  DS4_UNROLL
   for (int i = 0; i < n; ++i) {
     totals[i] = add_group<F>(totals[i], sum_rows(dots[i]), info[i][g], scale + 8 * g,
                              min + 8 * F::kMins * g);
@@ -121,19 +121,19 @@ struct Tile {
 /// Stores eight vectors of eight dwords column by column.
 DS4_INLINE void store_transposed(const __m256i (&v)[8], std::uint32_t* out) {
   __m256i t[8], u[8];
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int i = 0; i < 4; ++i) {
     t[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
     t[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
   }
-#pragma GCC unroll 2
+  DS4_UNROLL
   for (int i = 0; i < 2; ++i) {
     u[4 * i] = _mm256_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
     u[4 * i + 1] = _mm256_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
     u[4 * i + 2] = _mm256_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
     u[4 * i + 3] = _mm256_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
   }
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int c = 0; c < 4; ++c) {
     const __m256i low = _mm256_permute2x128_si256(u[c], u[4 + c], 0x20);
     const __m256i high = _mm256_permute2x128_si256(u[c], u[4 + c], 0x31);
@@ -146,7 +146,7 @@ template <class F, int g>
 DS4_INLINE void unpack_group(const F& format, const Rows8& rows, std::size_t offset,
                              std::uint32_t* out) {
   __m256i v[8];
-#pragma GCC unroll 8
+  DS4_UNROLL
   for (int r = 0; r < 8; ++r) v[r] = format.template weights<g>(rows.row[r] + offset);
   store_transposed(v, out + g * 64);
 }
@@ -179,15 +179,15 @@ void unpack_tile(const F& format, const Rows8& rows, std::uint32_t first, std::u
 template <class F, int n>
 DS4_INLINE void dot_tile(const std::uint32_t* weights, const std::int8_t* const (&q)[n],
                          std::uint32_t at, __m256i (&sums)[n]) {
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int i = 0; i < n; ++i) sums[i] = _mm256_setzero_si256();
-#pragma GCC unroll 8
+  DS4_UNROLL
   for (int first = 0; first < 8; first += F::kFold) {
     __m256i words[n];
-#pragma GCC unroll 8
+    DS4_UNROLL
     for (int k = first; k < first + F::kFold; ++k) {
       const __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights + 8 * k));
-#pragma GCC unroll 4
+      DS4_UNROLL
       for (int i = 0; i < n; ++i) {
         std::int32_t four;
         __builtin_memcpy(&four, q[i] + at + 4 * k, sizeof four);
@@ -195,7 +195,7 @@ DS4_INLINE void dot_tile(const std::uint32_t* weights, const std::int8_t* const 
         words[i] = k == first ? pairs : _mm256_add_epi16(words[i], pairs);
       }
     }
-#pragma GCC unroll 4
+    DS4_UNROLL
     for (int i = 0; i < n; ++i) sums[i] = _mm256_add_epi32(sums[i], add_pairs(words[i]));
   }
 }
@@ -207,7 +207,7 @@ void tile_rows(const Job& job, const Tile<F>& tile, std::uint32_t row, std::uint
   const __m256i mask = lane_mask(job.rows - row);
   const std::int8_t* q[n];
   __m256 totals[n];
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int k = 0; k < n; ++k) {
     const std::uint32_t x = i + static_cast<std::uint32_t>(k);
     q[k] = record_of(job, x) + first_col;
@@ -219,14 +219,14 @@ void tile_rows(const Job& job, const Tile<F>& tile, std::uint32_t row, std::uint
   for (std::uint32_t group = 0; group < count / kGroup; ++group) {
     __m256i sums[n];
     dot_tile<F, n>(tile.weights + group * 64, q, group * kGroup, sums);
-#pragma GCC unroll 4
+    DS4_UNROLL
     for (int k = 0; k < n; ++k) {
       const auto* info = reinterpret_cast<const GroupInfo*>(q[k] + info_offset) + group;
       totals[k] = add_group<F>(totals[k], sums[k], *info, tile.scale + group * 8,
                                tile.min + F::kMins * group * 8);
     }
   }
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int k = 0; k < n; ++k) {
     const std::uint32_t x = i + static_cast<std::uint32_t>(k);
     _mm256_maskstore_ps(job.y + x * job.y_stride + row, mask, totals[k]);

@@ -2,7 +2,7 @@
 //
 // Two shapes, one order of summation. Both work on integer sums of 32 products, which are exact,
 // and add them up in floats group after group, one lane per weight row:
-//   - rows: eight weight rows against up to four activation rows. Lanes run along the row, and a
+//   - rows: eight weight rows against up to three activation rows. Lanes run along the row, and a
 //     tree of shuffles turns eight vectors of partial sums into one vector of sums. Weights are
 //     used as they stream by: the shape for decoding.
 //   - tile: sixteen weight rows are unpacked once into a small buffer, four bytes of each row side
@@ -13,7 +13,7 @@
 namespace ds4::cpu {
 namespace {
 
-constexpr std::uint32_t kMaxRowsShape = 4;  // activation rows up to which the rows shape is faster
+constexpr std::uint32_t kMaxRowsShape = 3;  // activation rows up to which the rows shape is faster
 constexpr std::uint32_t kTileCols = 512;    // unpacked at a time, so that a tile stays in L1
 constexpr std::uint32_t kTileGroups = kTileCols / kGroup;
 
@@ -21,12 +21,12 @@ constexpr std::uint32_t kTileGroups = kTileCols / kGroup;
 /// halves in the upper.
 DS4_INLINE __m512i sum_rows(const __m512i (&v)[8]) {
   __m512i pairs[4], fours[2];
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int i = 0; i < 4; ++i) {
     pairs[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
                                 _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
   }
-#pragma GCC unroll 2
+  DS4_UNROLL
   for (int i = 0; i < 2; ++i) {
     fours[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
                                 _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
@@ -42,16 +42,16 @@ DS4_INLINE void dot_vector(const F& format, const Rows8& rows, std::size_t a, st
                            const std::int8_t* const (&q)[n], std::uint32_t second_group,
                            __m256i (&sums)[kGroups<F>][n]) {
   __m512i weights[8];
-#pragma GCC unroll 8
+  DS4_UNROLL
   for (int r = 0; r < 8; ++r) {
     weights[r] = format.template weights<j>(rows.row[r] + a, rows.row[r] + b);
   }
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int i = 0; i < n; ++i) {
     const __m512i x =
         join(load_256(q[i] + F::first_group(j) * kGroup), load_256(q[i] + second_group * kGroup));
     __m512i dots[8];
-#pragma GCC unroll 8
+    DS4_UNROLL
     for (int r = 0; r < 8; ++r) {
       dots[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights[r], x);
     }
@@ -87,7 +87,7 @@ DS4_INLINE void add_step(const F& format, const Rows8& rows, std::size_t a, std:
     add(0);
     if (groups == 2) add(1);
   } else {
-#pragma GCC unroll 8
+    DS4_UNROLL
     for (int g = 0; g < kGroups<F>; ++g) add(g);
   }
 }
@@ -100,7 +100,7 @@ void multiply_rows(const Job& job) {
     const std::int8_t* q[n];
     const GroupInfo* info[n];
     __m256 totals[n];
-#pragma GCC unroll 4
+    DS4_UNROLL
     for (int i = 0; i < n; ++i) {
       q[i] = record_of(job, static_cast<std::uint32_t>(i));
       info[i] = info_of(q[i], job.cols);
@@ -111,7 +111,7 @@ void multiply_rows(const Job& job) {
     for (; col + kStepValues<F> <= job.cols; col += kStepValues<F>, offset += kStepBytes<F>) {
       prefetch_step<F>(rows, offset + 8 * job.row_bytes);
       add_step<F, n>(format, rows, offset, offset + kSecondBlock<F>, kGroups<F>, q, info, totals);
-#pragma GCC unroll 4
+      DS4_UNROLL
       for (int i = 0; i < n; ++i) q[i] += kStepValues<F>, info[i] += kGroups<F>;
     }
     if constexpr (F::kVectors == 1) {
@@ -136,20 +136,20 @@ struct Tile {
 /// Transposes 16 x 16 dwords: out[i], dword r = in[r], dword i.
 DS4_INLINE void transpose(__m512i (&v)[16]) {
   __m512i t[16];
-#pragma GCC unroll 8
+  DS4_UNROLL
   for (int i = 0; i < 8; ++i) {
     t[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
     t[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
   }
   // v[4i + c]: rows 4i..4i+3; in 128-bit lane l, dword 4l + c.
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int i = 0; i < 4; ++i) {
     v[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
     v[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
     v[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
     v[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
   }
-#pragma GCC unroll 4
+  DS4_UNROLL
   for (int c = 0; c < 4; ++c) {
     const __m512i low01 = _mm512_shuffle_i32x4(v[c], v[4 + c], 0x44);
     const __m512i high01 = _mm512_shuffle_i32x4(v[c], v[4 + c], 0xEE);
@@ -160,24 +160,28 @@ DS4_INLINE void transpose(__m512i (&v)[16]) {
     t[8 + c] = _mm512_shuffle_i32x4(high01, high23, 0x88);
     t[12 + c] = _mm512_shuffle_i32x4(high01, high23, 0xDD);
   }
-#pragma GCC unroll 16
+  DS4_UNROLL
   for (int i = 0; i < 16; ++i) v[i] = t[i];
 }
 
 template <class F, int j>
-DS4_INLINE void unpack_vector(const F& format, const Rows8& top, const Rows8& bottom, std::size_t a,
-                              std::size_t b, bool has_second, std::uint32_t* out) {
-  __m512i v[16];
-#pragma GCC unroll 8
+void unpack_vector(const F& format, const Rows8& top, const Rows8& bottom, std::size_t a,
+                   std::size_t b, bool has_second, std::uint32_t* out) {
+  // Through memory: kept in registers, they would leave none to formats that take many to unpack.
+  alignas(64) Byte unpacked[16][64];
   for (int r = 0; r < 8; ++r) {
-    v[r] = format.template weights<j>(top.row[r] + a, top.row[r] + b);
-    v[r + 8] = format.template weights<j>(bottom.row[r] + a, bottom.row[r] + b);
+    _mm512_store_si512(unpacked[r], format.template weights<j>(top.row[r] + a, top.row[r] + b));
+    _mm512_store_si512(unpacked[r + 8],
+                       format.template weights<j>(bottom.row[r] + a, bottom.row[r] + b));
   }
+  __m512i v[16];
+  DS4_UNROLL
+  for (int r = 0; r < 16; ++r) v[r] = _mm512_load_si512(unpacked[r]);
   transpose(v);
-#pragma GCC unroll 8
+  DS4_UNROLL
   for (int k = 0; k < 8; ++k) _mm512_store_si512(out + (F::first_group(j) * 8 + k) * 16, v[k]);
   if (!has_second) return;
-#pragma GCC unroll 8
+  DS4_UNROLL
   for (int k = 0; k < 8; ++k) _mm512_store_si512(out + (F::second_group(j) * 8 + k) * 16, v[k + 8]);
 }
 
@@ -213,15 +217,15 @@ DS4_INLINE void multiply_tile(const Tile<F>& tile, const std::int8_t* const (&q)
       return reinterpret_cast<const GroupInfo*>(q[i] + info_at);
     };
     __m512i sums[n];
-#pragma GCC unroll 8
+    DS4_UNROLL
     for (int i = 0; i < n; ++i) {
       sums[i] =
           F::kBias == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(-F::kBias * info(i)->sum);
     }
-#pragma GCC unroll 8
+    DS4_UNROLL
     for (int k = 0; k < 8; ++k) {
       const __m512i w = _mm512_load_si512(weights + 16 * k);
-#pragma GCC unroll 8
+      DS4_UNROLL
       for (int i = 0; i < n; ++i) {
         std::int32_t four;
         __builtin_memcpy(&four, q[i] + group * kGroup + 4 * k, sizeof four);
@@ -230,7 +234,7 @@ DS4_INLINE void multiply_tile(const Tile<F>& tile, const std::int8_t* const (&q)
     }
     const __m512 scale = _mm512_load_ps(tile.scale + group * 16);
     const float* min = tile.min + F::kMins * group * 16;
-#pragma GCC unroll 8
+    DS4_UNROLL
     for (int i = 0; i < n; ++i) {
       const __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(info(i)->scale));
       totals[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i]), factor, totals[i]);
@@ -253,7 +257,7 @@ void tile_rows(const Job& job, const Tile<F>& tile, std::uint32_t row, std::uint
                std::uint32_t first_col, std::uint32_t count, __mmask16 mask) {
   const std::int8_t* q[n];
   __m512 totals[n];
-#pragma GCC unroll 8
+  DS4_UNROLL
   for (int k = 0; k < n; ++k) {
     const std::uint32_t x = i + static_cast<std::uint32_t>(k);
     q[k] = record_of(job, x) + first_col;
@@ -263,7 +267,7 @@ void tile_rows(const Job& job, const Tile<F>& tile, std::uint32_t row, std::uint
   // From q[k], which is at column first_col, to the info of that column's group.
   const std::size_t info_offset = job.cols - first_col + first_col / kGroup * sizeof(GroupInfo);
   multiply_tile<F, n>(tile, q, count / kGroup, info_offset, totals);
-#pragma GCC unroll 8
+  DS4_UNROLL
   for (int k = 0; k < n; ++k) {
     const std::uint32_t x = i + static_cast<std::uint32_t>(k);
     _mm512_mask_storeu_ps(job.y + x * job.y_stride + row, mask, totals[k]);
@@ -284,6 +288,7 @@ void multiply_tiles(const Job& job) {
       std::uint32_t i = 0;
       for (; i + 8 <= job.n; i += 8) tile_rows<F, 8>(job, tile, row, i, col, count, mask);
       for (; i + 4 <= job.n; i += 4) tile_rows<F, 4>(job, tile, row, i, col, count, mask);
+      for (; i + 2 <= job.n; i += 2) tile_rows<F, 2>(job, tile, row, i, col, count, mask);
       for (; i < job.n; ++i) tile_rows<F, 1>(job, tile, row, i, col, count, mask);
     }
   }
@@ -298,10 +303,8 @@ void multiply(const Job& job) {
       return multiply_rows<F, 1>(job);
     case 2:
       return multiply_rows<F, 2>(job);
-    case 3:
-      return multiply_rows<F, 3>(job);
     case kMaxRowsShape:
-      return multiply_rows<F, 4>(job);
+      return multiply_rows<F, 3>(job);
     default:
       return multiply_tiles<F>(job);
   }

@@ -103,7 +103,8 @@ void register_all() {
       };
       add("fast", Precision::kFast, kSmall, 1, 1, 12);
       add("fast", Precision::kFast, kSmall, 1, 2, 12);
-      add("fast", Precision::kFast, kSmall, 4, 1, 12);
+      for (const std::uint32_t few : {2u, 3u, 4u, 5u, 6u, 8u})
+        add("fast", Precision::kFast, kSmall, few, 1, 12);
       add("fast", Precision::kFast, kSmall, 64, 1, 12);
       add("fast", Precision::kFast, kSmall, 64, 2, 12);
       add("fast", Precision::kFast, kLarge, 1, 1, 24);
