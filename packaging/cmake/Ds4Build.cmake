@@ -31,6 +31,9 @@ if(DS4_SANITIZE)
   add_compile_options(-fsanitize=${DS4_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${DS4_SANITIZE})
 endif()
+if(DS4_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)  # the code under test must report its coverage
+endif()
 include_directories(${CMAKE_SOURCE_DIR})
 
 # ds4_library(name SOURCES ... DEPS ...): a static library of this tree; without SOURCES, headers only.
@@ -66,7 +69,6 @@ function(ds4_fuzz_target name)
   add_executable(fuzz_${name} ${ARG_SOURCES})
   target_link_libraries(fuzz_${name} PRIVATE ${ARG_DEPS})
   if(DS4_FUZZ)
-    target_compile_options(fuzz_${name} PRIVATE -fsanitize=fuzzer-no-link)
     target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
   else()
     target_sources(fuzz_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests/fuzz/replay_main.cpp)
