@@ -12,7 +12,7 @@
 namespace ds4::ctl {
 namespace {
 
-constexpr std::uint64_t kBarCells = 24;
+constexpr std::uint64_t kBarCells = 16;
 
 /// 0 to `parts`; a load whose size is not known yet is at 0.
 std::uint64_t share(const NodeProgress& node, std::uint64_t parts) {
@@ -30,10 +30,11 @@ void write_stderr(std::string_view text) {
 
 std::string progress_bar(const NodeProgress& node, unsigned columns) {
   const std::uint64_t full = share(node, kBarCells);
+  // On a narrow terminal the figures go first; what the node does always shows.
   std::string line =
-      fmt::format("{:<10} {:<10} [{}{}] {:>3} %  {} of {}  {}", node.name, node.layers,
+      fmt::format("{:<8} {:<10} {:<8} [{}{}] {:>3} %  {} of {}", node.name, node.layers, node.doing,
                   std::string(full, '#'), std::string(kBarCells - full, '-'), share(node, 100),
-                  bytes_text(node.bytes_done), bytes_text(node.bytes_total), node.doing);
+                  bytes_text(node.bytes_done), bytes_text(node.bytes_total));
   if (line.size() > columns) line.resize(columns);  // a wrapped line could not be redrawn
   return line;
 }

@@ -53,6 +53,10 @@ Row row_of(const NodeView& view) {
   }
   const wire::NodeStatus& status = *view.status;
   std::string detail = status.detail;
+  if (!view.node.unnamed && status.name != view.node.name) {
+    if (!detail.empty()) detail += "; ";
+    detail += fmt::format("the cluster file calls it {}", view.node.name);
+  }
   if (status.preparation) {
     if (!detail.empty()) detail += "; ";
     detail += preparation_text(status);

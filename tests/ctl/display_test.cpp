@@ -69,6 +69,15 @@ TEST(StatusTable, TellsHowFarAPreparationIs) {
   EXPECT_THAT(status_table(views, false), HasSubstr("loading 0:2 for epoch 4, 75 %"));
 }
 
+TEST(StatusTable, TellsWhenAgentAndClusterFileDisagreeAboutTheName) {
+  const std::vector<NodeView> views = {
+      {testing_nodes::two_nodes().nodes[0], testing_nodes::idle("omega")},
+      {{kLocalNodeName, kLocalNodeAddress, true}, testing_nodes::idle("workstation")}};
+  const std::string table = status_table(views, false);
+  EXPECT_THAT(table, HasSubstr("the cluster file calls it alpha"));
+  EXPECT_THAT(table, Not(HasSubstr(kLocalNodeName)));
+}
+
 TEST(StatusJson, HasTheDocumentedKeys) {
   const auto json = nlohmann::json::parse(status_json(one_up_one_down(), 2));
   ASSERT_EQ(json.at("nodes").size(), 2u);
@@ -101,12 +110,14 @@ TEST(Status, IsAFailureWhenANodeIsUnreachable) {
 
 TEST(Progress, TheBarFillsWithTheBytes) {
   EXPECT_THAT(progress_bar({"a", "0:2", "loading", 0, 0}, 200),
-              HasSubstr("[------------------------]   0 %"));
+              HasSubstr("[----------------]   0 %"));
   EXPECT_THAT(progress_bar({"a", "0:2", "loading", 512, 1024}, 200),
-              AllOf(HasSubstr("[############------------]  50 %"), HasSubstr("512 B of 1.00 KiB")));
+              AllOf(HasSubstr("[########--------]  50 %"), HasSubstr("512 B of 1.00 KiB")));
   EXPECT_THAT(progress_bar({"a", "0:2", "prepared", 9, 9}, 200),
-              HasSubstr("[########################] 100 %"));
-  EXPECT_LE(progress_bar({"a", "0:2", "loading", 1, 9}, 40).size(), 40u);
+              HasSubstr("[################] 100 %"));
+  const std::string narrow = progress_bar({"a", "0:2", "loading", 1, 9}, 40);
+  EXPECT_EQ(narrow.size(), 40u);
+  EXPECT_THAT(narrow, HasSubstr("loading"));
 }
 
 TEST(Progress, LinesAreWrittenForChangesAndQuartersOnly) {
