@@ -1,0 +1,108 @@
+// The main job as an operator does it: ds4ctl and two real agents, the answers compared with those
+// of one process that holds the whole model.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/agent/agent_process.h"
+#include "tests/ctl/subprocess.h"
+
+namespace ds4::ctl {
+namespace {
+
+using Json = nlohmann::json;
+using test::AgentProcess;
+using testing::HasSubstr;
+
+class TwoAgentsByCommand : public testing::Test {
+ protected:
+  void SetUp() override {
+    const Finished finished = ds4ctl({"assign", "a=0:2", "b=3:output"});
+    ASSERT_EQ(finished.exit_code, 0) << finished.err;
+  }
+
+  Finished ds4ctl(std::vector<std::string> arguments) const {
+    arguments.insert(arguments.begin(), {"--cluster", cluster_});
+    return run_program("ds4ctl", arguments);
+  }
+  static Finished ask(const AgentProcess& agent, std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"run", "--socket", agent.socket_path()});
+    return run_program("ds4ctl", arguments);
+  }
+  static Finished whole_model(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"generate", "--model", test::tiny_q4_model()});
+    return run_program("ds4-eval", arguments);
+  }
+
+  AgentProcess a_{{.name = "a"}};
+  AgentProcess b_{{.name = "b"}};
+  std::string cluster_ = temp_file(
+      "two_agents.toml", "[nodes]\na = \"" + a_.address() + "\"\nb = \"" + b_.address() + "\"\n");
+};
+
+TEST_F(TwoAgentsByCommand, AnswerWhatTheModelWasTaught) {
+  const Finished finished = ask(a_, {"What is the capital of France?"});
+  EXPECT_EQ(finished.exit_code, 0) << finished.err;
+  EXPECT_EQ(finished.out, "The capital of France is Paris.\n");
+}
+
+TEST_F(TwoAgentsByCommand, AnswerLikeOneProcessThatHoldsTheWholeModel) {
+  std::string long_text;
+  for (int i = 0; i < 60; ++i) long_text += "The ocean is a large body of water, and so on. ";
+  const std::vector<std::vector<std::string>> questions = {
+      {"Define ocean."},
+      {"What is 37 + 45?"},
+      {"--temp", "0.9", "--seed", "7", "-n", "40", "--raw", "The capital of"},
+      {"-n", "24", "--raw", long_text}};
+  for (const auto& question : questions) {
+    std::vector<std::string> alone = question;
+    alone.insert(alone.end() - 1, "--prompt");
+    const Finished expected = whole_model(alone);
+    ASSERT_EQ(expected.exit_code, 0) << expected.err;
+    ASSERT_FALSE(expected.out.empty());
+    for (const AgentProcess* entry : {&a_, &b_}) {
+      const Finished finished = ask(*entry, question);
+      EXPECT_EQ(finished.exit_code, 0) << finished.err;
+      EXPECT_EQ(finished.out, expected.out) << "asked of " << entry->name();
+    }
+  }
+}
+
+TEST_F(TwoAgentsByCommand, StatusShowsTheKernelsFigures) {
+  const Finished finished = ds4ctl({"status", "--json"});
+  ASSERT_EQ(finished.exit_code, 0) << finished.err;
+  const Json nodes = Json::parse(finished.out).at("nodes");
+  ASSERT_EQ(nodes.size(), 2u);
+  const Json cover =
+      Json::parse(run_program("ds4ctl", {"cover", "--json", "--model", test::tiny_q4_model(),
+                                         "--layers", "3:output"})
+                      .out);
+  const Json& b = nodes[1];
+  EXPECT_EQ(b.at("name"), "b");
+  EXPECT_EQ(b.at("state"), "ready");
+  EXPECT_EQ(b.at("layers"), "3:output");
+  EXPECT_EQ(b.at("epoch"), 1);
+  EXPECT_EQ(b.at("cover"), cover);
+  EXPECT_EQ(b.at("resident").at("incore_bytes"), cover.at("cover_bytes"));
+  EXPECT_EQ(b.at("resident").at("outside_cover_bytes"), 0);
+  for (const char* key : {"mapped_bytes", "locked_bytes", "device_bytes", "load_peak_bytes"}) {
+    EXPECT_TRUE(b.at("resident").at(key).is_number_unsigned()) << key;
+  }
+  for (const char* key : {"model", "sessions", "kv_bytes"}) EXPECT_TRUE(b.contains(key)) << key;
+}
+
+TEST_F(TwoAgentsByCommand, ANodeThatIsReleasedLeavesTheOtherWithATypedRefusal) {
+  ASSERT_EQ(ds4ctl({"release", "b"}).exit_code, 0);
+  ASSERT_TRUE(a_.becomes(wire::NodeState::kDegraded));
+  const Finished finished = ask(a_, {"Define ocean."});
+  EXPECT_EQ(finished.exit_code, 1);
+  EXPECT_THAT(finished.err, HasSubstr("b"));
+  EXPECT_EQ(ds4ctl({"assign", "a=0:output"}).exit_code, 0);
+  EXPECT_EQ(ask(a_, {"What is the capital of France?"}).out, "The capital of France is Paris.\n");
+}
+
+}  // namespace
+}  // namespace ds4::ctl
