@@ -207,11 +207,11 @@ void Agent::take_load_outcomes() {
 }
 
 void Agent::shut_down() {
+  plane_->shut_down();  // first, while it still counts as ready: requests end as what this is
+  plane_->flush();
   act(machine_->stop());
   publish();
   notify_service_manager(service_->next(health(), Clock::now()));
-  plane_->shut_down();
-  plane_->flush();
   server_->shut_down(ipc::Status::kAgentShutdown, "ds4d on this machine is stopping");
   plane_->serve(nullptr);
   plane_->take_stage().reset();  // waits for the pass that is running
@@ -299,10 +299,15 @@ void Agent::do_action(const CloseCanary& action) {
   plane_->close_canary(action.session);
 }
 
+void Agent::do_action(const CloseSessionsOf& action) {
+  plane_->close_sessions_of(action.entry);
+}
+
 // ---- events of the route ---------------------------------------------------------------------
 
 void Agent::on_ping(const wire::PingFrame& ping) {
   act(machine_->on_ping(ping, Clock::now()));
+  publish();  // not ready and ready again within one turn must not look like nothing
 }
 
 void Agent::on_unreachable(std::uint32_t stage) {

@@ -69,6 +69,7 @@ class Agent final : private RouteEvents {
   void do_action(const SendPing& action);
   void do_action(const SendCanary& action);
   void do_action(const CloseCanary& action);
+  void do_action(const CloseSessionsOf& action);
 
   // RouteEvents
   void on_ping(const wire::PingFrame& ping) override;

@@ -60,6 +60,7 @@ std::shared_ptr<void> DataPlane::take_stage() {
   if (!running_) return nullptr;
   auto taken = std::make_shared<Running>(std::move(*running_));
   running_.reset();
+  foreign_.clear();
   return taken;
 }
 
@@ -170,7 +171,7 @@ void DataPlane::on_frame(const Incoming& frame) {
       return;
     case wire::MessageKind::kClose:
       if (auto close = wire::decode_close(body); accept(close) && running_) {
-        running_->stage->submit(std::move(*close));
+        on_close(std::move(*close));
       }
       return;
     case wire::MessageKind::kError:
@@ -194,7 +195,26 @@ void DataPlane::on_work(const Incoming& frame) {
         first ? "with" : "without", route_->index);
     return;
   }
+  for (const wire::WorkItem& item : work->items) {
+    if (item.entry != route_->index) foreign_[item.session] = item.entry;
+  }
   running_->stage->submit(std::move(*work));
+}
+
+void DataPlane::on_close(wire::CloseFrame frame) {
+  for (const std::uint64_t session : frame.sessions) foreign_.erase(session);
+  running_->stage->submit(std::move(frame));
+}
+
+void DataPlane::close_sessions_of(std::uint32_t entry) {
+  if (!running_) return;
+  wire::CloseFrame frame;
+  frame.epoch = route_->epoch;
+  for (const auto& [session, opened_by] : foreign_) {
+    if (opened_by == entry) frame.sessions.push_back(session);
+  }
+  std::erase_if(foreign_, [&](const auto& open) { return open.second == entry; });
+  if (!frame.sessions.empty()) running_->stage->submit(std::move(frame));
 }
 
 void DataPlane::deliver(const wire::TokenFrame& frame) {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "agent/config/config.h"
@@ -54,6 +55,8 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   void set_route(const RouteView& view) { entry_.on_route(view); }
   void send_canary(std::uint64_t session);
   void close_canary(std::uint64_t session);
+  /// Of an entry that died: on this node's stage, and down the route from here.
+  void close_sessions_of(std::uint32_t entry);
 
   /// A frame from another agent (anything but control). Malformed ones and other epochs are
   /// dropped.
@@ -90,6 +93,7 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   void flush_work();
   void flush_closes();
   void on_work(const Incoming& frame);
+  void on_close(wire::CloseFrame frame);
   void deliver(const wire::TokenFrame& frame);
   void deliver(const wire::ErrorFrame& frame);
   bool is_current(std::uint64_t epoch) const { return route_ && route_->epoch == epoch; }
@@ -103,6 +107,7 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   Entry entry_;
   std::optional<Assignment> route_;
   std::optional<Running> running_;
+  std::unordered_map<std::uint64_t, std::uint32_t> foreign_;  // open sessions of other entries
 
   // Of this turn of the main loop, towards the first stage: works first, closes after them.
   std::vector<wire::WorkItem> works_;

@@ -14,7 +14,7 @@ namespace {
 constexpr int kWorkQueue = 256;  // frames of one link that wait to be sent
 constexpr int kPingQueue = 4;
 constexpr int kReplyQueue = 64;  // to one ds4ctl
-constexpr int kFarewellMs = 50;  // for the last ping, of an agent that stops
+constexpr int kFarewellMs = 50;  // for the last closings and ping of an agent that stops
 constexpr std::size_t kMaxParts = 4;
 
 Error to_error(const zmq::error_t& error, std::string_view doing) {
@@ -74,7 +74,7 @@ struct Links::Impl {
   zmq::socket_t dial(const std::string& to, int queue, bool only_connected) {
     zmq::socket_t socket(context, zmq::socket_type::dealer);
     const int timeout_ms = static_cast<int>(config.timeout.count());
-    socket.set(zmq::sockopt::linger, only_connected ? kFarewellMs : 0);
+    socket.set(zmq::sockopt::linger, kFarewellMs);
     socket.set(zmq::sockopt::sndhwm, queue);
     socket.set(zmq::sockopt::immediate, only_connected ? 1 : 0);
     socket.set(zmq::sockopt::ipv6, to.find('[') == std::string::npos ? 0 : 1);

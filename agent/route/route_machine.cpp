@@ -179,16 +179,16 @@ Actions RouteMachine::on_ping(const wire::PingFrame& ping, TimePoint now) {
   }
   Peer& peer = peers_[ping.stage];
   if (peer.heard && peer.instance != ping.instance) {
-    // Another process than before: whatever it held is gone, even if it was never missed.
+    // Another process than before, even if it was never missed: what was under way in it is lost.
     crossed_ = false;
     give_up_canary(actions);
-    ++serial_;
+    actions.emplace_back(CloseSessionsOf{ping.stage});
   }
+  peer.ready_processes = ping.route_ready ? std::optional(ping.processes) : std::nullopt;
   peer.heard = true;
   peer.instance = ping.instance;
   peer.last_heard = now;
   peer.loaded = ping.loaded;
-  peer.route_ready = ping.route_ready;
   settle(now, actions);
   return actions;
 }
@@ -291,10 +291,18 @@ void RouteMachine::ping_all(TimePoint now, Actions& actions) {
   frame.instance = instance_;
   frame.loaded = own_ == OwnSlice::kLoaded;
   frame.route_ready = is_first() && crossed_;
+  if (frame.route_ready) frame.processes = digest_of_route();
   actions.emplace_back(SendPing{frame});
 }
 
 // ---- what it comes to ------------------------------------------------------------------------
+
+std::uint64_t RouteMachine::digest_of_route() const {
+  std::vector<std::uint64_t> instances;
+  for (const Peer& peer : peers_) instances.push_back(peer.instance);
+  instances[committed_->index] = instance_;
+  return wire::digest_processes(instances);
+}
 
 bool RouteMachine::all_alive() const {
   return std::all_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return peer.alive; });
@@ -316,7 +324,8 @@ wire::NodeState RouteMachine::state() const {
   if (own_ == OwnSlice::kLoading) return NodeState::kLoading;
   if (own_ == OwnSlice::kFailed) return NodeState::kFailed;
   if (!all_alive()) return NodeState::kDegraded;
-  const bool ready = is_first() ? crossed_ : all_loaded() && peers_[0].route_ready;
+  const bool ready =
+      is_first() ? crossed_ : all_loaded() && peers_[0].ready_processes == digest_of_route();
   return ready ? NodeState::kReady : NodeState::kJoining;
 }
 
@@ -361,7 +370,7 @@ std::string RouteMachine::describe_joining() const {
   for (std::size_t i = 0; i < peers_.size(); ++i) {
     if (peers_[i].heard && peers_[i].loaded) continue;
     const auto& stage = committed_->route[i];
-    return peers_[i].heard ? fmt::format("node {} ({}) does not hold layers {} yet", stage.node,
+    return peers_[i].heard ? fmt::format("node {} ({}) does not hold layers {} now", stage.node,
                                          stage.address, stage.layers)
                            : fmt::format("waiting for node {} ({})", stage.node, stage.address);
   }

@@ -69,9 +69,14 @@ struct SendCanary {
 struct CloseCanary {
   std::uint64_t session = 0;
 };
+/// The process that was the entry of stage `entry` is gone, and nobody else will ever close the
+/// sessions it opened here.
+struct CloseSessionsOf {
+  std::uint32_t entry = 0;
+};
 
 using Action = std::variant<StartLoad, ForgetSlice, JoinRoute, LeaveRoute, StartStage, SendPing,
-                            SendCanary, CloseCanary>;
+                            SendCanary, CloseCanary, CloseSessionsOf>;
 using Actions = std::vector<Action>;
 
 class RouteMachine {
@@ -117,8 +122,8 @@ class RouteMachine {
   const Assignment* committed() const { return committed_ ? &*committed_ : nullptr; }
   const Assignment* preparing() const { return preparing_ ? &preparing_->assignment : nullptr; }
   const Ledger ledger() const { return {highest_epoch_, committed_}; }
-  /// Changes whenever caches of the route may have been lost: with each route and each process of
-  /// it.
+  /// Changes with the route. A stage that comes back without its caches says so itself, per
+  /// session.
   std::uint64_t serial() const { return serial_; }
 
  private:
@@ -137,7 +142,8 @@ class RouteMachine {
     bool alive = true;  // as of the last event
     bool blocked = false;
     bool loaded = false;
-    bool route_ready = false;
+    /// The first stage's word: with which processes the route is ready.
+    std::optional<std::uint64_t> ready_processes;
     std::uint64_t instance = 0;
   };
 
@@ -155,6 +161,7 @@ class RouteMachine {
   void run_canary(bool whole, TimePoint now, Actions& actions);
   void give_up_canary(Actions& actions);
   void ping_all(TimePoint now, Actions& actions);
+  std::uint64_t digest_of_route() const;
   bool all_alive() const;
   bool all_loaded() const;
   std::string describe_silent() const;

@@ -10,6 +10,7 @@
 //   close     epoch u64 | 0 u32 | sessions u32 | session u64*
 //   error     epoch u64 | stage u32 | code u32 | sessions u32 | message_bytes u32 | session u64* | message
 //   ping      epoch u64 | instance u64 | stage u32 | flags u32 (1: loaded, 2: route ready)
+//             | processes u64
 // clang-format on
 #include "agent/wire/frame.h"
 
@@ -176,6 +177,15 @@ Result<std::vector<float>> read_streams(std::span<const std::byte> bytes, std::u
   return streams;
 }
 
+/// The finaliser of splitmix64: a bijection of the running hash, so two sequences that differ in
+/// their last value never collide, and others do so by chance alone.
+std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
+  hash = (hash ^ value) + 0x9e3779b97f4a7c15ULL;
+  hash = (hash ^ (hash >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  hash = (hash ^ (hash >> 27)) * 0x94d049bb133111ebULL;
+  return hash ^ (hash >> 31);
+}
+
 }  // namespace
 
 std::string encode(const WorkFrame& frame) {
@@ -229,11 +239,12 @@ std::string encode(const ErrorFrame& frame) {
 }
 
 std::string encode(const PingFrame& frame) {
-  ByteWriter out(24);
+  ByteWriter out(32);
   out.u64(frame.epoch);
   out.u64(frame.instance);
   out.u32(frame.stage);
   out.u32((frame.loaded ? kLoadedFlag : 0) | (frame.route_ready ? kRouteReadyFlag : 0));
+  out.u64(frame.processes);
   return out.take();
 }
 
@@ -316,6 +327,7 @@ Result<PingFrame> decode_ping(std::span<const std::byte> header) {
   if ((flags & ~(kLoadedFlag | kRouteReadyFlag)) != 0) {
     in.reject("flags", fmt::format("{:#x} are unknown", flags));
   }
+  frame.processes = in.u64("processes");
   DS4_TRY(in.finish());
   frame.loaded = (flags & kLoadedFlag) != 0;
   frame.route_ready = (flags & kRouteReadyFlag) != 0;
@@ -323,15 +335,14 @@ Result<PingFrame> decode_ping(std::span<const std::byte> header) {
 }
 
 std::uint64_t extend_hash(std::uint64_t hash, std::span<const std::int32_t> tokens) {
-  // One finaliser of splitmix64 per token: a bijection of the running hash, so two prefixes that
-  // differ in their last token never collide, and others do so by chance alone.
-  for (const std::int32_t token : tokens) {
-    hash = (hash ^ static_cast<std::uint32_t>(token)) + 0x9e3779b97f4a7c15ULL;
-    hash = (hash ^ (hash >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    hash = (hash ^ (hash >> 27)) * 0x94d049bb133111ebULL;
-    hash ^= hash >> 31;
-  }
+  for (const std::int32_t token : tokens) hash = mix(hash, static_cast<std::uint32_t>(token));
   return hash;
+}
+
+std::uint64_t digest_processes(std::span<const std::uint64_t> instances) {
+  std::uint64_t digest = 0;
+  for (const std::uint64_t instance : instances) digest = mix(digest, instance);
+  return digest;
 }
 
 }  // namespace ds4::wire

@@ -79,6 +79,9 @@ struct PingFrame {
   std::uint64_t instance = 0;
   bool loaded = false;       // its slice is resident and can run
   bool route_ready = false;  // from stage 0: the canary has crossed this epoch's route
+  /// With route_ready: digest_processes() of all stages as the canary found them. A stage that sees
+  /// other processes than these knows that the word is out of date.
+  std::uint64_t processes = 0;
 };
 
 std::string encode(const WorkFrame& frame);  // part 1 only; the streams are part 2 as they lie
@@ -97,6 +100,9 @@ Result<CloseFrame> decode_close(std::span<const std::byte> header);
 /// An error code unknown here becomes kInternal; control characters in the message become spaces.
 Result<ErrorFrame> decode_error(std::span<const std::byte> header);
 Result<PingFrame> decode_ping(std::span<const std::byte> header);
+
+/// One number for the processes of a route, first stage to last.
+std::uint64_t digest_processes(std::span<const std::uint64_t> instances);
 
 /// Rolling hash of a session's tokens: start from 0, extend by what follows. Extending by parts or
 /// at once gives the same.

@@ -36,7 +36,9 @@ class Node {
   explicit Node(std::uint32_t index, Ledger ledger = {}, std::size_t stages = 3)
       : machine(RouteTiming{100ms, 2000ms, 30s, 1s}, kInstance, ledger),
         index_(index),
-        stages_(stages) {}
+        stages_(stages) {
+    instances[index] = kInstance;
+  }
 
   Assignment assignment(std::uint64_t epoch) const {
     const std::vector<wire::StageSpec> three = {{"a", "tcp://10.0.0.1:1", "0:1"},
@@ -55,14 +57,23 @@ class Node {
     return actions ? *actions : Actions{};
   }
 
-  Actions hear(std::uint32_t stage, bool loaded = true, bool ready = false,
-               std::uint64_t instance = 7, std::uint64_t epoch = 0) {
+  struct Heard {
+    bool loaded = true;
+    bool ready = false;  // of the processes that this node knows, unless `processes`
+    std::uint64_t instance = 7;
+    std::uint64_t epoch = 0;  // 0: the committed one
+    std::uint64_t processes = 0;
+  };
+  Actions hear(std::uint32_t stage) { return hear(stage, {}); }
+  Actions hear(std::uint32_t stage, const Heard& heard) {
     wire::PingFrame ping;
-    ping.epoch = epoch != 0 ? epoch : machine.committed()->epoch;
+    ping.epoch = heard.epoch != 0 ? heard.epoch : machine.committed()->epoch;
     ping.stage = stage;
-    ping.instance = instance;
-    ping.loaded = loaded;
-    ping.route_ready = ready;
+    ping.instance = heard.instance;
+    ping.loaded = heard.loaded;
+    ping.route_ready = heard.ready;
+    if (stage < instances.size()) instances[stage] = heard.instance;
+    ping.processes = heard.processes != 0 ? heard.processes : wire::digest_processes(instances);
     return machine.on_ping(ping, now);
   }
 
@@ -71,7 +82,7 @@ class Node {
     for (auto spent = 0ms; spent < time; spent += 100ms) {
       now += 100ms;
       for (std::uint32_t stage = 0; stage < 3; ++stage) {
-        if (stage != index_) hear(stage, true, ready && stage == 0);
+        if (stage != index_) hear(stage, {.ready = ready && stage == 0});
       }
       machine.tick(now);
     }
@@ -79,6 +90,7 @@ class Node {
 
   RouteMachine machine;
   TimePoint now{1'000'000ms};
+  std::vector<std::uint64_t> instances = {7, 7, 7};
 
  private:
   std::uint32_t index_;
@@ -101,7 +113,7 @@ Node ready_second() {
   Node node(1);
   node.serve(1);
   node.hear(2);
-  node.hear(0, true, true);
+  node.hear(0, {.ready = true});
   EXPECT_EQ(node.machine.state(), NodeState::kReady);
   return node;
 }
@@ -283,7 +295,7 @@ TEST(RouteMachine, TheCanaryWaitsForEveryStage) {
   Node node(0);
   EXPECT_FALSE(has<SendCanary>(node.serve(1)));
   EXPECT_FALSE(has<SendCanary>(node.hear(1)));
-  EXPECT_FALSE(has<SendCanary>(node.hear(2, false)));
+  EXPECT_FALSE(has<SendCanary>(node.hear(2, {.loaded = false})));
   EXPECT_THAT(node.machine.detail(),
               HasSubstr("node c (tcp://10.0.0.3:1) does not hold layers 4:output"));
   EXPECT_TRUE(has<SendCanary>(node.hear(2)));
@@ -357,12 +369,12 @@ TEST(RouteMachine, ALostCanaryIsGivenUpAndSentAgain) {
 TEST(RouteMachine, OtherStagesAreReadyByTheFirstStagesWord) {
   Node node(1);
   EXPECT_FALSE(has<SendCanary>(node.serve(1)));
-  node.hear(2, true, true);  // not the first stage's word
+  node.hear(2, {.ready = true});  // not the first stage's word
   node.hear(0);
   EXPECT_EQ(node.machine.state(), NodeState::kJoining);
-  node.hear(0, true, true);
+  node.hear(0, {.ready = true});
   EXPECT_EQ(node.machine.state(), NodeState::kReady);
-  node.hear(0, true, false);
+  node.hear(0, {.ready = false});
   EXPECT_EQ(node.machine.state(), NodeState::kJoining);
 }
 
@@ -402,7 +414,7 @@ TEST(RouteMachine, AReturningStageIsReadyOnlyAfterAnotherCanary) {
 TEST(RouteMachine, EveryStageNoticesASilentOne) {
   Node node = ready_second();
   node.now += 2001ms;
-  node.hear(0, true, true);
+  node.hear(0, {.ready = true});
   node.machine.tick(node.now);
   EXPECT_EQ(node.machine.state(), NodeState::kDegraded);
   EXPECT_THAT(node.machine.detail(), HasSubstr("node c"));
@@ -419,16 +431,40 @@ TEST(RouteMachine, AStageNeverHeardOfDegradesAfterTheTimeoutOnly) {
 
 TEST(RouteMachine, AFastRestartIsNoticedByTheProcessNumber) {
   Node node = ready_first();
-  const std::uint64_t serial = node.machine.serial();
-  const Actions actions = node.hear(1, true, false, 8);
+  const Actions actions = node.hear(1, {.instance = 8});
   EXPECT_EQ(node.machine.state(), NodeState::kJoining);
   EXPECT_TRUE(has<SendCanary>(actions));
-  EXPECT_NE(node.machine.serial(), serial);
+  ASSERT_TRUE(has<CloseSessionsOf>(actions));
+  EXPECT_EQ(all<CloseSessionsOf>(actions)[0].entry, 1U);
+  EXPECT_FALSE(has<CloseSessionsOf>(node.hear(1, {.instance = 8})));
+}
+
+TEST(RouteMachine, TheFirstStagesWordHoldsForTheProcessesItNames) {
+  Node node = ready_second();
+  const std::uint64_t before = wire::digest_processes(node.instances);
+  EXPECT_TRUE(has<CloseSessionsOf>(node.hear(2, {.instance = 8})));
+  EXPECT_EQ(node.machine.state(), NodeState::kJoining);
+  node.hear(0, {.ready = true, .processes = before});  // it has not noticed yet
+  EXPECT_EQ(node.machine.state(), NodeState::kJoining);
+  node.hear(0, {.ready = true});
+  EXPECT_EQ(node.machine.state(), NodeState::kReady);
+}
+
+TEST(RouteMachine, ARestartedStageIsNotReadyByAWordAboutItsFormerSelf) {
+  Node node(1, {1, Node(1).assignment(1)});
+  node.machine.start({}, node.now);
+  node.machine.on_loaded(1, node.now);
+  node.hear(2);
+  const std::vector<std::uint64_t> former = {7, kInstance - 1, 7};
+  node.hear(0, {.ready = true, .processes = wire::digest_processes(former)});
+  EXPECT_EQ(node.machine.state(), NodeState::kJoining);
+  node.hear(0, {.ready = true});
+  EXPECT_EQ(node.machine.state(), NodeState::kReady);
 }
 
 TEST(RouteMachine, AStageThatLoadsAgainTakesTheRouteOutOfReady) {
   Node node = ready_first();
-  const Actions actions = node.hear(1, false, false, 8);
+  const Actions actions = node.hear(1, {.loaded = false, .instance = 8});
   EXPECT_EQ(node.machine.state(), NodeState::kJoining);
   ASSERT_TRUE(has<SendPing>(actions) ||
               !all<SendPing>(node.machine.tick(node.now + 100ms)).empty());
@@ -437,13 +473,13 @@ TEST(RouteMachine, AStageThatLoadsAgainTakesTheRouteOutOfReady) {
 
 TEST(RouteMachine, PingsOfAnotherEpochOrStageAreIgnored) {
   Node node = ready_second();
-  node.hear(0, true, false, 7, 99);  // another epoch
-  node.hear(3, false);               // no such stage
-  node.hear(1, false);               // itself
+  node.hear(0, {.epoch = 99});      // another epoch
+  node.hear(3, {.loaded = false});  // no such stage
+  node.hear(1, {.loaded = false});  // itself
   EXPECT_EQ(node.machine.state(), NodeState::kReady);
   node.now += 2001ms;
   node.hear(2);
-  node.hear(0, true, true, 7, 99);
+  node.hear(0, {.ready = true, .epoch = 99});
   node.machine.tick(node.now);
   EXPECT_EQ(node.machine.state(), NodeState::kDegraded);
 }

@@ -339,7 +339,7 @@ TEST(ErrorFrame, MessageLongerThanItsBytesIsRefused) {
 TEST(PingFrame, RoundTrips) {
   for (const bool loaded : {false, true}) {
     for (const bool ready : {false, true}) {
-      const PingFrame frame{11, 3, 0x1234567890, loaded, ready};
+      const PingFrame frame{11, 3, 0x1234567890, loaded, ready, 0xabcdef};
       const auto decoded = decode_ping(bytes_of(encode(frame)));
       ASSERT_TRUE(decoded) << decoded.error().message;
       EXPECT_EQ(decoded->epoch, 11U);
@@ -347,8 +347,20 @@ TEST(PingFrame, RoundTrips) {
       EXPECT_EQ(decoded->instance, 0x1234567890U);
       EXPECT_EQ(decoded->loaded, loaded);
       EXPECT_EQ(decoded->route_ready, ready);
+      EXPECT_EQ(decoded->processes, 0xabcdefU);
     }
   }
+}
+
+TEST(DigestProcesses, ChangesWithEveryProcessAndWithTheirOrder) {
+  const auto digest = [](std::vector<std::uint64_t> instances) {
+    return digest_processes(instances);
+  };
+  EXPECT_EQ(digest({1, 2, 3}), digest({1, 2, 3}));
+  EXPECT_NE(digest({1, 2, 3}), digest({1, 2, 4}));
+  EXPECT_NE(digest({1, 2, 3}), digest({4, 2, 3}));
+  EXPECT_NE(digest({1, 2, 3}), digest({2, 1, 3}));
+  EXPECT_NE(digest({1, 2, 3}), digest({1, 2}));
 }
 
 TEST(PingFrame, UnknownFlagsAndStagesAreRefused) {
