@@ -5,7 +5,7 @@
 # usage: compare_llama.sh [MODEL] [ROUNDS]     environment: DS4_EVAL, YARDSTICK_DIR, THREADS="1 2"
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
-model=${1:-$root/packaging/models/tiny-v4-q4.gguf} rounds=${2:-3}
+model=$(realpath "${1:-$root/packaging/models/tiny-v4-q4.gguf}") rounds=${2:-3}
 eval_bin=${DS4_EVAL:-$root/build/release/bin/ds4-eval}
 yardstick=${YARDSTICK_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/ds4-llama-yardstick}
 [ -x "$eval_bin" ] || { echo "compare_llama: $eval_bin is missing; build the release preset first" >&2; exit 1; }
