@@ -21,13 +21,14 @@ namespace ds4::cpu {
 /// Refers to a callable without owning it: body(begin, end, thread).
 class RangeBody {
  public:
+  // NOLINTBEGIN(google-explicit-constructor): a lambda is passed where it is written
   template <typename F>
-  requires(!std::is_same_v<std::remove_cvref_t<F>, RangeBody>) RangeBody(
-      const F& f)  // NOLINT(google-explicit-constructor): a lambda is passed where it is written
+  requires(!std::is_same_v<std::remove_cvref_t<F>, RangeBody>) RangeBody(const F& f)
       : object_(&f),
         call_([](const void* object, std::size_t begin, std::size_t end, unsigned thread) {
           (*static_cast<const F*>(object))(begin, end, thread);
         }) {}
+  // NOLINTEND(google-explicit-constructor)
   void operator()(std::size_t begin, std::size_t end, unsigned thread) const {
     call_(object_, begin, end, thread);
   }
