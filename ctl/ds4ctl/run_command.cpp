@@ -45,19 +45,23 @@ struct Timing {
   }
 };
 
-double rate(double count, Clock::duration time) {
-  const double seconds = std::chrono::duration<double>(time).count();
-  return seconds > 0 ? count / seconds : 0;
-}
-
+/// Everything counts from the submission: when the client happened to look at its ring between two
+/// tokens says nothing about the agent.
 void print_stats(const Timing& timing, const client::Event& final) {
-  const Clock::time_point first = timing.first_token.value_or(timing.submitted);
-  fmt::print(stderr, "prompt {} tokens, {:.1f} tokens/s; answer {} tokens, {:.1f} tokens/s; {}\n",
-             final.prompt_tokens, rate(final.prompt_tokens, first - timing.submitted),
-             final.generated_tokens,
-             final.generated_tokens > 1
-                 ? rate(final.generated_tokens - 1, timing.last_token - first)
-                 : 0.0,
+  const auto ms_since_submission = [&](Clock::time_point then) {
+    return std::chrono::duration<double, std::milli>(then - timing.submitted).count();
+  };
+  if (!timing.first_token) {
+    fmt::print(stderr, "prompt {} tokens; no answer; {}\n", final.prompt_tokens,
+               ds4_status_name(final.status));
+    return;
+  }
+  const double all_ms = ms_since_submission(timing.last_token);
+  fmt::print(stderr,
+             "prompt {} tokens, first token after {:.1f} ms; answer {} tokens in {:.1f} ms, {:.0f} "
+             "tokens/s; {}\n",
+             final.prompt_tokens, ms_since_submission(*timing.first_token), final.generated_tokens,
+             all_ms, all_ms > 0 ? final.generated_tokens / all_ms * 1e3 : 0.0,
              ds4_status_name(final.status));
 }
 
