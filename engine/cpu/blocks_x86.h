@@ -78,7 +78,7 @@ DS4_INLINE const std::int8_t* record_of(const Job& job, std::uint32_t i) {
 }
 
 DS4_INLINE const GroupInfo* info_of(const std::int8_t* record, std::uint32_t cols) {
-  return reinterpret_cast<const GroupInfo*>(record + cols);
+  return reinterpret_cast<const GroupInfo*>(record + cols / kGroup * kGroupBytes);
 }
 
 /// One half-precision number of each row.

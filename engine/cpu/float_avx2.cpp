@@ -174,23 +174,31 @@ DS4_INLINE std::int32_t largest_lane(__m256i v) {
   return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xB1)));
 }
 
-/// Sums of the first and the last 16 of 32 bytes.
-DS4_INLINE void sum_halves(__m256i q, std::int32_t (&sums)[2]) {
-  const __m256i offset = _mm256_xor_si256(q, _mm256_set1_epi8(-128));
-  const __m256i eights = _mm256_sad_epu8(offset, _mm256_setzero_si256());
-  const __m256i halves = _mm256_add_epi64(eights, _mm256_unpackhi_epi64(eights, eights));
-  sums[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(halves)) - 16 * 128;
-  sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(halves, 1)) - 16 * 128;
+DS4_INLINE std::int32_t sum_lanes(__m256i v) {
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
 }
 
-/// 32 values times `factor`, rounded to bytes.
-DS4_INLINE __m256i round_to_bytes(const __m256 (&v)[4], __m256 factor) {
-  __m256i q[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], factor));
+DS4_INLINE void store_bytes(const __m256i (&q)[4], std::byte* out) {
   const __m256i mixed =
       _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-  return _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(out),
+      _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+}
+
+/// Writes a group's high bytes and its low ones.
+DS4_INLINE void store_values(const __m256i (&q)[4], std::byte* out) {
+  __m256i high[4], low[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    high[i] = _mm256_cvtps_epi32(
+        _mm256_mul_ps(_mm256_cvtepi32_ps(q[i]), _mm256_set1_ps(1.0f / kHighUnit)));
+    low[i] = _mm256_sub_epi32(q[i], _mm256_mullo_epi32(high[i], _mm256_set1_epi32(kHighUnit)));
+  }
+  store_bytes(high, out);
+  store_bytes(low, out + kGroup);
 }
 
 }  // namespace
@@ -211,8 +219,8 @@ void multiply_exact_avx2(const Job& job) {
 
 void quantize_row_avx2(const float* x, std::uint32_t cols, std::byte* record) {
   const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
-  auto* info = reinterpret_cast<GroupInfo*>(record + cols);
-  for (std::uint32_t col = 0; col < cols; col += kGroup, ++info) {
+  auto* info = reinterpret_cast<GroupInfo*>(record + cols / kGroup * kGroupBytes);
+  for (std::uint32_t col = 0; col < cols; col += kGroup, ++info, record += kGroupBytes) {
     __m256 v[4];
     __m256i bits = _mm256_setzero_si256();  // compared as integers: floats would lose a NaN
 #pragma GCC unroll 4
@@ -225,12 +233,16 @@ void quantize_row_avx2(const float* x, std::uint32_t cols, std::byte* record) {
     __builtin_memcpy(&largest, &largest_bits, sizeof largest);
     const bool is_finite = largest_bits < 0x7F800000;
     const bool is_zero = largest < kSmallestMagnitude;
-    __m256i q = round_to_bytes(v, _mm256_set1_ps(is_finite && !is_zero ? 127.0f / largest : 0.0f));
-    if (!is_finite) q = _mm256_setzero_si256();
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(record + col), q);
-    std::int32_t sums[2];
-    sum_halves(q, sums);
-    info->scale = !is_finite ? __builtin_nanf("") : is_zero ? 0.0f : largest / 127.0f;
+    const __m256 inverse = _mm256_set1_ps(is_finite && !is_zero ? kLargestQ / largest : 0.0f);
+    const __m256i finite = _mm256_set1_epi32(is_finite ? -1 : 0);
+    __m256i q[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+      q[i] = _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse)), finite);
+    store_values(q, record);
+    const std::int32_t sums[2] = {sum_lanes(_mm256_add_epi32(q[0], q[1])),
+                                  sum_lanes(_mm256_add_epi32(q[2], q[3]))};
+    info->scale = !is_finite ? __builtin_nanf("") : is_zero ? 0.0f : largest / kLargestQ;
     info->sum = sums[0] + sums[1];
     info->scaled_sum = info->scale * static_cast<float>(info->sum);
     info->scaled_half[0] = info->scale * static_cast<float>(sums[0]);

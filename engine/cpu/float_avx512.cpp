@@ -175,13 +175,14 @@ void multiply_decoded(const Job& job) {
                });
 }
 
-/// Sums of the first and the last 16 of 32 bytes.
-DS4_INLINE void sum_halves(__m256i q, std::int32_t (&sums)[2]) {
-  const __m256i offset = _mm256_xor_si256(q, _mm256_set1_epi8(-128));
-  const __m256i eights = _mm256_sad_epu8(offset, _mm256_setzero_si256());
-  const __m256i halves = _mm256_add_epi64(eights, _mm256_unpackhi_epi64(eights, eights));
-  sums[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(halves)) - 16 * 128;
-  sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(halves, 1)) - 16 * 128;
+/// Writes the high bytes of 16 values and, kGroup further on, the low ones. Returns their sum.
+DS4_INLINE std::int32_t store_values(__m512i q, std::byte* out) {
+  const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(1.0f / kHighUnit));
+  const __m512i high = _mm512_cvtps_epi32(scaled);
+  const __m512i low = _mm512_sub_epi32(q, _mm512_mullo_epi32(high, _mm512_set1_epi32(kHighUnit)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(high));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out + kGroup), _mm512_cvtepi32_epi8(low));
+  return _mm512_reduce_add_epi32(q);
 }
 
 }  // namespace
@@ -201,26 +202,23 @@ void multiply_exact_avx512(const Job& job) {
 }
 
 void quantize_row_avx512(const float* x, std::uint32_t cols, std::byte* record) {
-  auto* info = reinterpret_cast<GroupInfo*>(record + cols);
-  for (std::uint32_t col = 0; col < cols; col += kGroup, ++info) {
-    const __m512 low = _mm512_loadu_ps(x + col), high = _mm512_loadu_ps(x + col + 16);
+  auto* info = reinterpret_cast<GroupInfo*>(record + cols / kGroup * kGroupBytes);
+  for (std::uint32_t col = 0; col < cols; col += kGroup, ++info, record += kGroupBytes) {
+    const __m512 first = _mm512_loadu_ps(x + col), last = _mm512_loadu_ps(x + col + 16);
     // By bits, because comparisons of floats lose a NaN.
-    const __m512i bits = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(low)),
-                                          _mm512_castps_si512(_mm512_abs_ps(high)));
+    const __m512i bits = _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(first)),
+                                          _mm512_castps_si512(_mm512_abs_ps(last)));
     const std::int32_t largest_bits = _mm512_reduce_max_epi32(bits);
     float largest;
     __builtin_memcpy(&largest, &largest_bits, sizeof largest);
     const bool is_finite = largest_bits < 0x7F800000;
     const bool is_zero = largest < kSmallestMagnitude;
-    const __m512 inverse = _mm512_set1_ps(is_finite && !is_zero ? 127.0f / largest : 0.0f);
-    const __m128i q_low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)));
-    const __m128i q_high = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(high, inverse)));
-    __m256i q = _mm256_inserti128_si256(_mm256_castsi128_si256(q_low), q_high, 1);
-    if (!is_finite) q = _mm256_setzero_si256();
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(record + col), q);
-    std::int32_t sums[2];
-    sum_halves(q, sums);
-    info->scale = !is_finite ? __builtin_nanf("") : is_zero ? 0.0f : largest / 127.0f;
+    const __m512 inverse = _mm512_set1_ps(is_finite && !is_zero ? kLargestQ / largest : 0.0f);
+    const auto finite = static_cast<__mmask16>(is_finite ? 0xFFFF : 0);
+    const std::int32_t sums[2] = {
+        store_values(_mm512_maskz_cvtps_epi32(finite, _mm512_mul_ps(first, inverse)), record),
+        store_values(_mm512_maskz_cvtps_epi32(finite, _mm512_mul_ps(last, inverse)), record + 16)};
+    info->scale = !is_finite ? __builtin_nanf("") : is_zero ? 0.0f : largest / kLargestQ;
     info->sum = sums[0] + sums[1];
     info->scaled_sum = info->scale * static_cast<float>(info->sum);
     info->scaled_half[0] = info->scale * static_cast<float>(sums[0]);

@@ -21,8 +21,10 @@ DS4_INLINE __m256i dot_pairs(__m256i w, __m256i x) {
   }
 }
 
-DS4_INLINE __m256i add_pairs(__m256i words) {
-  return _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+/// Those 16-bit sums of the high and of the low bytes added up, as 32-bit numbers.
+DS4_INLINE __m256i add_pairs(__m256i high, __m256i low) {
+  return _mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(kHighUnit)),
+                          _mm256_madd_epi16(low, _mm256_set1_epi16(1)));
 }
 
 /// The sums of eight vectors of eight.
@@ -45,8 +47,10 @@ DS4_INLINE void add_one_group(const F& format, const Rows8& rows, std::size_t of
   for (int r = 0; r < 8; ++r) {
     const __m256i w = format.template weights<g>(rows.row[r] + offset);
     DS4_UNROLL
-    for (int i = 0; i < n; ++i)
-      dots[i][r] = add_pairs(dot_pairs<F>(w, load_256(q[i] + g * kGroup)));
+    for (int i = 0; i < n; ++i) {
+      const std::int8_t* x = q[i] + g * kGroupBytes;
+      dots[i][r] = add_pairs(dot_pairs<F>(w, load_256(x)), dot_pairs<F>(w, load_256(x + kGroup)));
+    }
   }
   DS4_UNROLL
   for (int i = 0; i < n; ++i) {
@@ -99,7 +103,7 @@ void multiply_rows(const Job& job) {
     for (; col + kStepValues<F> <= job.cols; col += kStepValues<F>, offset += kStepBytes<F>) {
       prefetch_step<F>(rows, offset + 8 * job.row_bytes);
       add_step<F, n>(format, rows, offset, offset + kSecondBlock<F>, kGroups<F>, q, info, totals);
-      for (int i = 0; i < n; ++i) q[i] += kStepValues<F>, info[i] += kGroups<F>;
+      for (int i = 0; i < n; ++i) q[i] += kGroups<F> * kGroupBytes, info[i] += kGroups<F>;
     }
     if constexpr (kGroups<F> == 2) {
       if (col < job.cols) add_step<F, n>(format, rows, offset, offset, 1, q, info, totals);
@@ -179,24 +183,29 @@ void unpack_tile(const F& format, const Rows8& rows, std::uint32_t first, std::u
 template <class F, int n>
 DS4_INLINE void dot_tile(const std::uint32_t* weights, const std::int8_t* const (&q)[n],
                          std::uint32_t at, __m256i (&sums)[n]) {
+  const auto four = [&](int i, int k) __attribute__((always_inline)) {
+    std::int32_t bytes;
+    __builtin_memcpy(&bytes, q[i] + at + 4 * k, sizeof bytes);
+    return _mm256_set1_epi32(bytes);
+  };
   DS4_UNROLL
   for (int i = 0; i < n; ++i) sums[i] = _mm256_setzero_si256();
   DS4_UNROLL
   for (int first = 0; first < 8; first += F::kFold) {
-    __m256i words[n];
+    __m256i high[n], low[n];
     DS4_UNROLL
     for (int k = first; k < first + F::kFold; ++k) {
       const __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights + 8 * k));
       DS4_UNROLL
       for (int i = 0; i < n; ++i) {
-        std::int32_t four;
-        __builtin_memcpy(&four, q[i] + at + 4 * k, sizeof four);
-        const __m256i pairs = dot_pairs<F>(w, _mm256_set1_epi32(four));
-        words[i] = k == first ? pairs : _mm256_add_epi16(words[i], pairs);
+        const __m256i high_pairs = dot_pairs<F>(w, four(i, k));
+        const __m256i low_pairs = dot_pairs<F>(w, four(i, k + 8));
+        high[i] = k == first ? high_pairs : _mm256_add_epi16(high[i], high_pairs);
+        low[i] = k == first ? low_pairs : _mm256_add_epi16(low[i], low_pairs);
       }
     }
     DS4_UNROLL
-    for (int i = 0; i < n; ++i) sums[i] = _mm256_add_epi32(sums[i], add_pairs(words[i]));
+    for (int i = 0; i < n; ++i) sums[i] = _mm256_add_epi32(sums[i], add_pairs(high[i], low[i]));
   }
 }
 
@@ -210,15 +219,16 @@ void tile_rows(const Job& job, const Tile<F>& tile, std::uint32_t row, std::uint
   DS4_UNROLL
   for (int k = 0; k < n; ++k) {
     const std::uint32_t x = i + static_cast<std::uint32_t>(k);
-    q[k] = record_of(job, x) + first_col;
+    q[k] = record_of(job, x) + first_col / kGroup * kGroupBytes;
     totals[k] = first_col == 0 ? _mm256_setzero_ps()
                                : _mm256_maskload_ps(job.y + x * job.y_stride + row, mask);
   }
   // From q[k], which is at column first_col, to the info of that column's group.
-  const std::size_t info_offset = job.cols - first_col + first_col / kGroup * sizeof(GroupInfo);
+  const std::size_t info_offset =
+      (job.cols - first_col) / kGroup * kGroupBytes + first_col / kGroup * sizeof(GroupInfo);
   for (std::uint32_t group = 0; group < count / kGroup; ++group) {
     __m256i sums[n];
-    dot_tile<F, n>(tile.weights + group * 64, q, group * kGroup, sums);
+    dot_tile<F, n>(tile.weights + group * 64, q, group * kGroupBytes, sums);
     DS4_UNROLL
     for (int k = 0; k < n; ++k) {
       const auto* info = reinterpret_cast<const GroupInfo*>(q[k] + info_offset) + group;

@@ -1,7 +1,8 @@
 // Quantised weights times quantised activations with AVX-512 VNNI.
 //
 // Two shapes, one order of summation. Both work on integer sums of 32 products, which are exact,
-// and add them up in floats group after group, one lane per weight row:
+// and add them up in floats group after group, one lane per weight row. An unpacked weight meets
+// the high and the low byte of an activation.
 //   - rows: eight weight rows against up to three activation rows. Lanes run along the row, and a
 //     tree of shuffles turns eight vectors of partial sums into one vector of sums. Weights are
 //     used as they stream by: the shape for decoding.
@@ -37,6 +38,11 @@ DS4_INLINE __m512i sum_rows(const __m512i (&v)[8]) {
                           _mm512_permutex2var_epi64(fours[0], odd, fours[1]));
 }
 
+DS4_INLINE __m512i times_high_unit(__m512i v) {
+  static_assert(kHighUnit == 255);
+  return _mm512_sub_epi32(_mm512_slli_epi32(v, 8), v);
+}
+
 template <class F, int n, int j>
 DS4_INLINE void dot_vector(const F& format, const Rows8& rows, std::size_t a, std::size_t b,
                            const std::int8_t* const (&q)[n], std::uint32_t second_group,
@@ -48,12 +54,15 @@ DS4_INLINE void dot_vector(const F& format, const Rows8& rows, std::size_t a, st
   }
   DS4_UNROLL
   for (int i = 0; i < n; ++i) {
-    const __m512i x =
-        join(load_256(q[i] + F::first_group(j) * kGroup), load_256(q[i] + second_group * kGroup));
+    const std::int8_t* first = q[i] + F::first_group(j) * kGroupBytes;
+    const std::int8_t* second = q[i] + second_group * kGroupBytes;
+    const __m512i high = join(load_256(first), load_256(second));
+    const __m512i low = join(load_256(first + kGroup), load_256(second + kGroup));
     __m512i dots[8];
     DS4_UNROLL
     for (int r = 0; r < 8; ++r) {
-      dots[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights[r], x);
+      dots[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights[r], high);
+      dots[r] = _mm512_dpbusd_epi32(times_high_unit(dots[r]), weights[r], low);
     }
     const __m512i both = sum_rows(dots);
     sums[F::first_group(j)][i] = _mm512_castsi512_si256(both);
@@ -112,7 +121,7 @@ void multiply_rows(const Job& job) {
       prefetch_step<F>(rows, offset + 8 * job.row_bytes);
       add_step<F, n>(format, rows, offset, offset + kSecondBlock<F>, kGroups<F>, q, info, totals);
       DS4_UNROLL
-      for (int i = 0; i < n; ++i) q[i] += kStepValues<F>, info[i] += kGroups<F>;
+      for (int i = 0; i < n; ++i) q[i] += kGroups<F> * kGroupBytes, info[i] += kGroups<F>;
     }
     if constexpr (F::kVectors == 1) {
       if (col < job.cols) add_step<F, n>(format, rows, offset, offset, 1, q, info, totals);
@@ -216,9 +225,15 @@ DS4_INLINE void multiply_tile(const Tile<F>& tile, const std::int8_t* const (&q)
     const auto info = [&](int i) __attribute__((always_inline)) {
       return reinterpret_cast<const GroupInfo*>(q[i] + info_at);
     };
-    __m512i sums[n];
+    const auto four = [&](int i, int k) __attribute__((always_inline)) {
+      std::int32_t bytes;
+      __builtin_memcpy(&bytes, q[i] + group * kGroupBytes + 4 * k, sizeof bytes);
+      return _mm512_set1_epi32(bytes);
+    };
+    __m512i high[n], sums[n];
     DS4_UNROLL
     for (int i = 0; i < n; ++i) {
+      high[i] = _mm512_setzero_si512();
       sums[i] =
           F::kBias == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(-F::kBias * info(i)->sum);
     }
@@ -227,15 +242,15 @@ DS4_INLINE void multiply_tile(const Tile<F>& tile, const std::int8_t* const (&q)
       const __m512i w = _mm512_load_si512(weights + 16 * k);
       DS4_UNROLL
       for (int i = 0; i < n; ++i) {
-        std::int32_t four;
-        __builtin_memcpy(&four, q[i] + group * kGroup + 4 * k, sizeof four);
-        sums[i] = _mm512_dpbusd_epi32(sums[i], w, _mm512_set1_epi32(four));
+        high[i] = _mm512_dpbusd_epi32(high[i], w, four(i, k));
+        sums[i] = _mm512_dpbusd_epi32(sums[i], w, four(i, k + 8));
       }
     }
     const __m512 scale = _mm512_load_ps(tile.scale + group * 16);
     const float* min = tile.min + F::kMins * group * 16;
     DS4_UNROLL
     for (int i = 0; i < n; ++i) {
+      sums[i] = _mm512_add_epi32(sums[i], times_high_unit(high[i]));
       const __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(info(i)->scale));
       totals[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i]), factor, totals[i]);
       if constexpr (F::kMins == 1) {
@@ -260,12 +275,13 @@ void tile_rows(const Job& job, const Tile<F>& tile, std::uint32_t row, std::uint
   DS4_UNROLL
   for (int k = 0; k < n; ++k) {
     const std::uint32_t x = i + static_cast<std::uint32_t>(k);
-    q[k] = record_of(job, x) + first_col;
+    q[k] = record_of(job, x) + first_col / kGroup * kGroupBytes;
     totals[k] = first_col == 0 ? _mm512_setzero_ps()
                                : _mm512_maskz_loadu_ps(mask, job.y + x * job.y_stride + row);
   }
   // From q[k], which is at column first_col, to the info of that column's group.
-  const std::size_t info_offset = job.cols - first_col + first_col / kGroup * sizeof(GroupInfo);
+  const std::size_t info_offset =
+      (job.cols - first_col) / kGroup * kGroupBytes + first_col / kGroup * sizeof(GroupInfo);
   multiply_tile<F, n>(tile, q, count / kGroup, info_offset, totals);
   DS4_UNROLL
   for (int k = 0; k < n; ++k) {

@@ -16,8 +16,18 @@ namespace ds4::cpu {
 
 /// Values that share one scale of a quantised activation row.
 inline constexpr std::uint32_t kGroup = 32;
-/// A group whose values are all smaller counts as zero: the inverse of its scale would overflow.
-inline constexpr float kSmallestMagnitude = 1e-35f;
+/// A quantised value is an integer q in two bytes, q = kHighUnit * high + low with both in
+/// [-127, 127]. So a kernel is two products of bytes with the same unpacked weights, and what holds
+/// for one byte (no -128, whose negation does not fit) holds for both; 256 would need a low of
+/// -128.
+inline constexpr std::int32_t kHighUnit = 255;
+inline constexpr std::int32_t kLargestQ = 127 * kHighUnit + 127;
+/// Of a group in a record: all its high bytes, then all its low ones.
+inline constexpr std::uint32_t kGroupBytes = 2 * kGroup;
+// The sum of a group fits into 32 bits: unpacked weights are bytes, and so are their offsets.
+static_assert(kGroup * std::int64_t{kLargestQ} * 255 < INT32_MAX);
+/// A group whose values are all smaller counts as zero: its scale would be subnormal.
+inline constexpr float kSmallestMagnitude = 1e-33f;
 
 /// What products need of 32 quantised values q beside the values: sums serve the formats whose
 /// weights are stored with an offset, so that they need no second pass over q.
@@ -29,7 +39,8 @@ struct GroupInfo {
 };
 static_assert(sizeof(GroupInfo) == 20);
 
-/// Activation rows. A record is one quantised row: `cols` bytes q, then cols / kGroup GroupInfo.
+/// Activation rows. A record is one quantised row: cols / kGroup groups of kGroupBytes,
+/// then as many GroupInfo.
 struct ActivationRows {
   const float* x = nullptr;  // {n, cols}, rows x_stride floats apart
   std::size_t x_stride = 0;

@@ -33,16 +33,23 @@ float dot(const float* a, const float* b, std::uint32_t n) {
   return sum_lanes(lanes);
 }
 
-float dot_quantized(const float* weights, const std::int8_t* q, const GroupInfo* info,
+float dot_quantized(const float* weights, const std::int8_t* groups, const GroupInfo* info,
                     std::uint32_t n) {
   float total = 0;
   for (std::uint32_t group = 0; group < n / kGroup; ++group) {
+    const float* w = weights + group * kGroup;
+    const std::int8_t* high = groups + group * kGroupBytes;
+    const std::int8_t* low = high + kGroup;
+    // Scaled before they are added up: sums of weights times q overflow where products do not.
+    const float scale = info[group].scale;
     float lanes[kLanes] = {};
-    for (std::uint32_t i = group * kGroup; i < (group + 1) * kGroup; i += kLanes) {
-      for (std::uint32_t lane = 0; lane < kLanes; ++lane)
-        lanes[lane] += weights[i + lane] * static_cast<float>(q[i + lane]);
+    for (std::uint32_t i = 0; i < kGroup; i += kLanes) {
+      for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+        const std::int32_t q = kHighUnit * high[i + lane] + low[i + lane];
+        lanes[lane] += w[i + lane] * (scale * static_cast<float>(q));
+      }
     }
-    total += info[group].scale * sum_lanes(lanes);
+    total += sum_lanes(lanes);
   }
   return total;
 }
@@ -71,13 +78,14 @@ void multiply_exact(const Job& job) {
 }
 
 void multiply_fast(const Job& job) {
-  multiply(job,
-           [&job](std::uint32_t x, const float* weights, std::uint32_t first, std::uint32_t count) {
-             const std::byte* record = job.x.records + x * job.x.record_bytes;
-             const auto* info = reinterpret_cast<const GroupInfo*>(record + job.cols);
-             return dot_quantized(weights, reinterpret_cast<const std::int8_t*>(record) + first,
-                                  info + first / kGroup, count);
-           });
+  multiply(job, [&job](std::uint32_t x, const float* weights, std::uint32_t first,
+                       std::uint32_t count) {
+    const std::byte* record = job.x.records + x * job.x.record_bytes;
+    const std::byte* groups = record + first / kGroup * kGroupBytes;
+    const auto* info = reinterpret_cast<const GroupInfo*>(record + job.cols / kGroup * kGroupBytes);
+    return dot_quantized(weights, reinterpret_cast<const std::int8_t*>(groups),
+                         info + first / kGroup, count);
+  });
 }
 
 // By bits, because every comparison of floats with NaN is false and would lose it.
@@ -89,29 +97,36 @@ float largest_magnitude(const float* x, std::uint32_t n) {
 }
 
 void quantize_row(const float* x, std::uint32_t cols, std::byte* record) {
-  auto* q = reinterpret_cast<std::int8_t*>(record);
-  for (std::uint32_t first = 0; first < cols; first += kGroup) {
+  auto* high = reinterpret_cast<std::int8_t*>(record);
+  std::byte* next_info = record + cols / kGroup * kGroupBytes;
+  for (std::uint32_t first = 0; first < cols; first += kGroup, high += kGroupBytes) {
+    std::int8_t* low = high + kGroup;
     const float largest = largest_magnitude(x + first, kGroup);
     GroupInfo info{};
     if (!std::isfinite(largest)) {
-      std::memset(q + first, 0, kGroup);
+      std::memset(high, 0, kGroupBytes);
       info.scale = info.scaled_sum = info.scaled_half[0] = info.scaled_half[1] =
           std::numeric_limits<float>::quiet_NaN();
     } else {
       const bool is_zero = largest < kSmallestMagnitude;
-      const float inverse = is_zero ? 0.0f : 127.0f / largest;
-      info.scale = is_zero ? 0.0f : largest / 127.0f;
+      const float inverse = is_zero ? 0.0f : kLargestQ / largest;
+      info.scale = is_zero ? 0.0f : largest / kLargestQ;
       std::int32_t sums[2] = {};
       for (std::uint32_t i = 0; i < kGroup; ++i) {
-        q[first + i] = static_cast<std::int8_t>(std::lrint(x[first + i] * inverse));
-        sums[i / 16] += q[first + i];
+        const auto q = static_cast<std::int32_t>(std::lrint(x[first + i] * inverse));
+        // kHighUnit is odd: there are no ties, so that any way of rounding finds the same bytes.
+        const long nearest = std::lrint(static_cast<float>(q) * (1.0f / kHighUnit));
+        high[i] = static_cast<std::int8_t>(nearest);
+        low[i] = static_cast<std::int8_t>(q - kHighUnit * nearest);
+        sums[i / 16] += q;
       }
       info.sum = sums[0] + sums[1];
       info.scaled_sum = info.scale * static_cast<float>(info.sum);
       info.scaled_half[0] = info.scale * static_cast<float>(sums[0]);
       info.scaled_half[1] = info.scale * static_cast<float>(sums[1]);
     }
-    std::memcpy(record + cols + first / kGroup * sizeof info, &info, sizeof info);
+    std::memcpy(next_info, &info, sizeof info);
+    next_info += sizeof info;
   }
 }
 

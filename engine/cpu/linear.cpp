@@ -20,7 +20,7 @@ const Kernels& kernels_for([[maybe_unused]] Isa isa) {
 constexpr std::size_t kRecordAlign = 64;
 
 std::size_t record_bytes_for(std::uint32_t cols) {
-  const std::size_t bytes = cols + cols / kGroup * sizeof(GroupInfo);
+  const std::size_t bytes = cols / kGroup * (kGroupBytes + sizeof(GroupInfo));
   return (bytes + kRecordAlign - 1) / kRecordAlign * kRecordAlign;
 }
 
@@ -47,8 +47,8 @@ Activations::Activations(std::uint32_t max_rows, std::uint32_t max_cols, Precisi
     : impl_(std::make_unique<Impl>()) {
   impl_->capacity = std::size_t{max_rows} * max_cols;
   if (precision == Precision::kExact) return;
-  // The shortest row, one group, is padded most: 52 bytes to 64.
-  const std::size_t bytes = impl_->capacity * 2 + kRecordAlign;
+  // The shortest row, one group, is padded most: 84 bytes to 128.
+  const std::size_t bytes = impl_->capacity * 4 + kRecordAlign;
   impl_->records.reset(
       static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{kRecordAlign})));
 }
@@ -106,7 +106,8 @@ struct Units {
     n_block = std::min(n, tiles >= 8 * threads ? kManyX : kFewX);
     count = tiles * ((n + n_block - 1) / n_block);
     const bool is_integer = precision == Precision::kFast && !is_float(product.weights.type);
-    const std::uint64_t per_value = is_integer ? 2 + n_block : 1 + 3 * std::uint64_t{n_block};
+    const std::uint64_t per_value =
+        is_integer ? 2 + 2 * std::uint64_t{n_block} : 1 + 3 * std::uint64_t{n_block};
     cost = kUnitRows * std::uint64_t{product.weights.cols} * per_value;
   }
 };

@@ -1,14 +1,15 @@
 #pragma once
 // Products of quantised matrices with activation rows: nearly all of the model's time.
 //
-// Weights are used where they lie in the mapping; nothing is repacked. Activations are prepared once
-// per row (in fast precision: 8-bit integers with a float scale per 32 values) and then meet every
-// matrix that reads them. One run() takes a list of products, so that several matrices of one input,
-// or the experts of a batch, share one parallel region.
+// Weights are used where they lie in the mapping; nothing is repacked. Activations are prepared
+// once per row (in fast precision: 16-bit integers with a float scale per 32 values) and then meet
+// every matrix that reads them. One run() takes a list of products, so that several matrices of one
+// input, or the experts of a batch, share one parallel region.
 //
 // The order in which one output value is summed depends on the format, the precision and the
-// instruction set alone: not on how many rows are multiplied together, nor on the number of threads.
-// That is what makes batching, chunking and splitting bit-identical (see engine/model/slice.h).
+// instruction set alone: not on how many rows are multiplied together, nor on the number of
+// threads. That is what makes batching, chunking and splitting bit-identical (see
+// engine/model/slice.h).
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -20,8 +21,8 @@
 
 namespace ds4::cpu {
 
-/// exact: float activations against decoded weights, the oracle. fast: 8-bit activations against the
-/// quantised weights; weights in F32, F16 and BF16 meet float activations in either.
+/// exact: float activations against decoded weights, the oracle. fast: 16-bit activations against
+/// the quantised weights; weights in F32, F16 and BF16 meet float activations in either.
 enum class Precision { kExact, kFast };
 
 /// `rows` output features of `cols` inputs each, row after row as quant.h lays them out. A view.
@@ -56,8 +57,8 @@ class Activations {
   std::unique_ptr<Impl> impl_;
 };
 
-/// y[i * y_stride + r] = weights row r . x row x_rows[i], for r < weights.rows and i < the number of
-/// rows. Empty x_rows means all prepared rows in order.
+/// y[i * y_stride + r] = weights row r . x row x_rows[i], for r < weights.rows and i < the number
+/// of rows. Empty x_rows means all prepared rows in order.
 struct Product {
   Matrix weights;
   const Activations* x = nullptr;
@@ -67,6 +68,7 @@ struct Product {
 };
 
 /// Runs the products on all threads of the pool and returns when all are done.
-void run_products(ThreadPool& pool, Isa isa, Precision precision, std::span<const Product> products);
+void run_products(ThreadPool& pool, Isa isa, Precision precision,
+                  std::span<const Product> products);
 
 }  // namespace ds4::cpu

@@ -41,7 +41,7 @@ std::vector<float> round_to_groups(const std::vector<float>& x) {
   for (std::size_t first = 0; first < x.size(); first += kGroup) {
     float largest = 0;
     for (std::size_t i = 0; i < kGroup; ++i) largest = std::max(largest, std::fabs(x[first + i]));
-    const float scale = largest / 127.0f, inverse = largest == 0 ? 0 : 127.0f / largest;
+    const float scale = largest / kLargestQ, inverse = largest == 0 ? 0 : kLargestQ / largest;
     for (std::size_t i = first; i < first + kGroup; ++i)
       out[i] = scale * static_cast<float>(std::lrint(x[i] * inverse));
   }
@@ -96,6 +96,8 @@ TEST_P(Products, MatchTheDecoderOnAdversarialBlocks) {
       for (const Precision precision : {Precision::kExact, Precision::kFast})
         expect_close(weights, random_floats(n * 512, seed), n, precision);
     }
+    const std::vector<float> ends(512, seed % 2 == 0 ? 1.0f : -1.0f);  // the largest integer sums
+    expect_close(weights, ends, 1, Precision::kFast);
   }
 }
 
@@ -109,6 +111,33 @@ TEST_P(Products, MatchTheDecoderWithExtremeActivations) {
   for (int i = 0; i < 256; ++i) x[1280 + i] = i % 2 == 0 ? 1e-30f : -1e-30f;
   for (const Precision precision : {Precision::kExact, Precision::kFast})
     expect_close(weights, x, 6, precision);
+}
+
+// Half a step of every value, as if all errors added up, and the rounding of float sums.
+TEST_P(Products, OfFastPrecisionAreWithinHalfAStepOfTheActivations) {
+  if (!is_block_type()) GTEST_SKIP() << "meets float activations";
+  const std::uint32_t cols = 512, n = 5;
+  const TestMatrix weights(type(), 24, cols, Contents::kTame, 9);
+  const std::vector<float> x = random_floats(n * cols, 14);
+  const std::vector<float> y = multiply(weights.matrix, x, n, isa(), Precision::kFast);
+  for (std::uint32_t r = 0; r < 24; ++r) {
+    const std::vector<float> w = weights.row(r), magnitude = weights.row_magnitude(r);
+    for (std::uint32_t i = 0; i < n; ++i) {
+      double sum = 0, bound = 0;
+      for (std::uint32_t first = 0; first < cols; first += kGroup) {
+        double largest = 0, weight = 0;
+        for (std::uint32_t c = first; c < first + kGroup; ++c) {
+          const double value = x[i * cols + c];
+          largest = std::max(largest, std::fabs(value));
+          weight += std::fabs(double{w[c]});
+          sum += w[c] * value;
+          bound += std::fabs(magnitude[c] * value) * 1e-6;
+        }
+        bound += weight * largest / (2 * kLargestQ) * 1.01;  // 1.01: x / scale is itself rounded
+      }
+      ASSERT_NEAR(y[i * 24 + r], sum, bound) << name_of(type()) << " row " << r << ", " << i;
+    }
+  }
 }
 
 TEST_P(Products, AcceptRowsOfOneBlockAndOddNumbersOfRows) {
@@ -226,9 +255,12 @@ TEST(QuantizedRows, AreTheSameForEveryInstructionSet) {
   for (int i = 96; i < 128; ++i) x[i] = static_cast<float>(i) * 1e-39f;
   for (int i = 128; i < 160; ++i) x[i] = 0;
   for (int i = 160; i < 192; ++i) x[i] = static_cast<float>(i - 176) + 0.5f;  // ties
+  for (int i = 192; i < 224; ++i)  // with a step of one, both sides of where the high byte changes
+    x[i] = static_cast<float>((i - 208) * 2 * kHighUnit + 127 + i % 2);
+  x[192] = kLargestQ;
   x[300] = std::numeric_limits<float>::infinity();
   const auto record_of = [&](const Kernels& kernels) {
-    std::vector<std::byte> record(cols + cols / kGroup * sizeof(GroupInfo));
+    std::vector<std::byte> record(cols / kGroup * (kGroupBytes + sizeof(GroupInfo)));
     kernels.quantize_row(x.data(), cols, record.data());
     return record;
   };
@@ -247,17 +279,25 @@ TEST(QuantizedRows, AreTheSameForEveryInstructionSet) {
 TEST(QuantizedRows, KeepEveryValueToHalfAStep) {
   const std::uint32_t cols = 256;
   const std::vector<float> x = random_floats(cols, 22);
-  std::vector<std::byte> record(cols + cols / kGroup * sizeof(GroupInfo));
+  std::vector<std::byte> record(cols / kGroup * (kGroupBytes + sizeof(GroupInfo)));
   kScalarKernels.quantize_row(x.data(), cols, record.data());
   for (std::uint32_t group = 0; group < cols / kGroup; ++group) {
     GroupInfo info;
-    std::memcpy(&info, record.data() + cols + group * sizeof info, sizeof info);
-    int sums[2] = {};
+    const std::byte* high = record.data() + group * kGroupBytes;
+    const std::byte* infos = record.data() + cols / kGroup * kGroupBytes;
+    std::memcpy(&info, infos + group * sizeof info, sizeof info);
+    int sums[2] = {}, largest = 0;
     for (std::uint32_t i = 0; i < kGroup; ++i) {
-      const int q = static_cast<std::int8_t>(record[group * kGroup + i]);
+      const int bytes[2] = {static_cast<std::int8_t>(high[i]),
+                            static_cast<std::int8_t>(high[kGroup + i])};
+      const int q = kHighUnit * bytes[0] + bytes[1];
+      EXPECT_GE(std::min(bytes[0], bytes[1]), -127) << "kernels cannot negate -128";
+      largest = std::max(largest, std::abs(q));
       sums[i / 16] += q;
-      EXPECT_NEAR(info.scale * static_cast<float>(q), x[group * kGroup + i], info.scale * 0.5001f);
+      // Near the largest value, floats are 1/256 of a step apart: scale, quotient and product.
+      EXPECT_NEAR(info.scale * static_cast<float>(q), x[group * kGroup + i], info.scale * 0.51f);
     }
+    EXPECT_EQ(largest, kLargestQ) << "the range is used in full";
     EXPECT_EQ(info.sum, sums[0] + sums[1]);
     EXPECT_FLOAT_EQ(info.scaled_sum, info.scale * static_cast<float>(info.sum));
     EXPECT_FLOAT_EQ(info.scaled_half[0], info.scale * static_cast<float>(sums[0]));

@@ -48,7 +48,7 @@ void fill_block(Block& block, Rng& rng, Contents contents) {
   } else if constexpr (std::is_same_v<Block, quant::BlockMXFP4>) {
     fill_codes(block.qs, sizeof block.qs, rng, contents);
     block.e = static_cast<std::uint8_t>(rng());
-    // Beyond 240 products of eight-bit values overflow, as the decoder itself does at 253.
+    // Beyond 240 sums of products overflow, as the decoder itself does at 253.
     if (contents == Contents::kTame) block.e = static_cast<std::uint8_t>(124 + below(rng, 8));
     if (contents == Contents::kAdversarial && block.e > 240)
       block.e = static_cast<std::uint8_t>(block.e % 4);

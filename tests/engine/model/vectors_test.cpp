@@ -20,9 +20,11 @@ constexpr Bars kPlainBars{1e-4, 1e-4, 1.0, 0.998, 0.998};
 // Official: rounding to few bits turns last-bit differences into whole steps here and there.
 // Leaving the rounding out lands at 6e-3 to 2e-2, so these bars tell.
 constexpr Bars kOfficialBars{3e-3, 8e-3, 0.995, 0.995, 0.995};
-// Fast: activations in 8 bits. One flipped position of a case of ten is 10 %, so agreement is asked
-// of the file.
-constexpr Bars kFastBars{3e-2, 3e-2, 0, 0, 0.99};
+// Fast: what is promised of every case is 3e-2 and 99 %. Activations of 16 bits land below 1e-4 in
+// the plain graph, so a tenth of that bar notices if they lose bits; those of 8 land at 1e-2 to
+// 5e-2. In the official graph they turn into steps of its rounding like any other difference.
+constexpr Bars kFastPlainBars{3e-3, 3e-3, 0.99, 0.99, 0.99};
+constexpr Bars kFastOfficialBars{3e-2, 3e-2, 0.99, 0.99, 0.99};
 
 struct Variant {
   const char* model;
@@ -96,13 +98,13 @@ INSTANTIATE_TEST_SUITE_P(
         Variant{"mxfp4", "mxfp4.plain", Graph::kPlain, cpu::Precision::kExact, kPlainBars},
         Variant{"q4", "q4.official", Graph::kOfficial, cpu::Precision::kExact, kOfficialBars}));
 
-INSTANTIATE_TEST_SUITE_P(Fast, Vectors,
-                         testing::Values(Variant{"q4", "q4.plain", Graph::kPlain,
-                                                 cpu::Precision::kFast, kFastBars},
-                                         Variant{"mxfp4", "mxfp4.plain", Graph::kPlain,
-                                                 cpu::Precision::kFast, kFastBars},
-                                         Variant{"q4", "q4.official", Graph::kOfficial,
-                                                 cpu::Precision::kFast, kFastBars}));
+INSTANTIATE_TEST_SUITE_P(
+    Fast, Vectors,
+    testing::Values(
+        Variant{"q4", "q4.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
+        Variant{"q2", "q2.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
+        Variant{"mxfp4", "mxfp4.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
+        Variant{"q4", "q4.official", Graph::kOfficial, cpu::Precision::kFast, kFastBars}));
 
 /// Mean negative log-likelihood of each token after the first.
 double mean_nll(std::span<const float> logits, std::span<const std::int32_t> tokens) {
@@ -120,8 +122,6 @@ double mean_nll(std::span<const float> logits, std::span<const std::int32_t> tok
 
 class Perplexity : public testing::TestWithParam<const char*> {};
 
-// The 2-bit model has so many near ties that 8-bit activations flip 2 % of its choices and now and
-// then an expert with them; what must hold for it, as for the others, is that it predicts as well.
 TEST_P(Perplexity, TheFastPathIsWithinOnePercentOfExact) {
   const auto tokens = read_case("q4.plain", "recall1500").tokens;
   const auto nll = [&](const CpuSliceOptions& options) {
