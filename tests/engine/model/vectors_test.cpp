@@ -101,10 +101,10 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     Fast, Vectors,
     testing::Values(
-        Variant{"q4", "q4.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
-        Variant{"q2", "q2.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
-        Variant{"mxfp4", "mxfp4.plain", Graph::kPlain, cpu::Precision::kFast, kFastBars},
-        Variant{"q4", "q4.official", Graph::kOfficial, cpu::Precision::kFast, kFastBars}));
+        Variant{"q4", "q4.plain", Graph::kPlain, cpu::Precision::kFast, kFastPlainBars},
+        Variant{"q2", "q2.plain", Graph::kPlain, cpu::Precision::kFast, kFastPlainBars},
+        Variant{"mxfp4", "mxfp4.plain", Graph::kPlain, cpu::Precision::kFast, kFastPlainBars},
+        Variant{"q4", "q4.official", Graph::kOfficial, cpu::Precision::kFast, kFastOfficialBars}));
 
 /// Mean negative log-likelihood of each token after the first.
 double mean_nll(std::span<const float> logits, std::span<const std::int32_t> tokens) {
