@@ -7,7 +7,7 @@
 namespace ds4::cpu {
 namespace {
 
-// Eight bits times eight bits leave no room for an offset in 16-bit sums: signed, see dot_step.
+// Eight bits times eight bits leave no room for an offset in 16-bit sums: signed, see dot_pairs.
 struct Q8_0 : LayoutQ8_0 {
   static constexpr int kBias = 0, kFold = 1;
   static constexpr bool kIsSigned = true;

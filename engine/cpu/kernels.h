@@ -18,8 +18,8 @@ namespace ds4::cpu {
 inline constexpr std::uint32_t kGroup = 32;
 /// A quantised value is an integer q in two bytes, q = kHighUnit * high + low with both in
 /// [-127, 127]. So a kernel is two products of bytes with the same unpacked weights, and what holds
-/// for one byte (no -128, whose negation does not fit) holds for both; 256 would need a low of
-/// -128.
+/// for one byte (no -128, whose negation does not fit) holds for both. With a unit of 256 the low
+/// byte would need -128.
 inline constexpr std::int32_t kHighUnit = 255;
 inline constexpr std::int32_t kLargestQ = 127 * kHighUnit + 127;
 /// Of a group in a record: all its high bytes, then all its low ones.
