@@ -2,16 +2,17 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "ctl/common/exit_codes.h"
 #include "ctl/common/terminal.h"
+#include "ctl/ds4_eval/bench_run.h"
 #include "ctl/ds4_eval/commands.h"
+#include "ctl/ds4_eval/decode_traffic.h"
 #include "ctl/ds4_eval/engine_options.h"
+#include "ctl/ds4_eval/read_bandwidth.h"
 #include "engine/cpu/isa.h"
-#include "engine/text/sampler.h"
 
 namespace ds4::eval {
 namespace {
@@ -21,53 +22,36 @@ struct BenchOptions {
   std::uint32_t prompt = 512;
   std::uint32_t generate = 128;
   std::uint32_t repeat = 5;
+  std::vector<std::uint32_t> contexts;
   bool json = false;
 };
 
-struct Speeds {
+/// What is measured once the model is open.
+struct Measured {
   double prefill_tps = 0;
   double decode_tps = 0;
+  DecodeTraffic traffic;  // of a token in the middle of the answer
+  double read_bandwidth = 0;
+  std::vector<ContextSpeed> contexts;
+
+  double bandwidth_share() const {
+    return static_cast<double>(traffic.weight_bytes) * decode_tps / read_bandwidth;
+  }
 };
 
-double per_second(std::uint32_t count, std::chrono::steady_clock::duration time) {
-  return count / std::max(1e-9, std::chrono::duration<double>(time).count());
-}
-
-/// Arbitrary ids, the same in every run; what they say does not change how long they take.
-std::vector<std::int32_t> prompt_tokens(std::uint32_t count, std::uint32_t vocabulary) {
-  std::vector<std::int32_t> tokens;
-  for (std::uint32_t i = 0; i < count; ++i) {
-    tokens.push_back(static_cast<std::int32_t>((10 + std::uint64_t{i} * 37 % 4000) % vocabulary));
-  }
-  return tokens;
-}
-
-/// One conversation: the prompt, then greedy tokens one by one, sampling included.
-Result<Speeds> measure(SliceChain& chain, const BenchOptions& options) {
-  using Clock = std::chrono::steady_clock;
-  constexpr SessionId kSession = 1;
-  const std::vector<std::int32_t> prompt = prompt_tokens(options.prompt, chain.params().n_vocab);
-  Sampler sampler(chain.params().n_vocab);
-  std::uint32_t position = 0;
-  std::int32_t token = 0;
-  const auto sample = [&](std::uint32_t at, std::span<const float> logits) -> Result<void> {
-    token = sampler.sample(logits, SamplingParams{}, at + 1).token;
-    return {};
+/// Before anything takes time: each conversation must fit the model.
+Result<void> check_context(const BenchOptions& options, const SliceChain& chain) {
+  const std::uint64_t most = chain.params().context_length;
+  const auto check = [&](std::string_view what, std::uint64_t before) -> Result<void> {
+    const std::uint64_t positions = before + options.generate;
+    if (positions <= most) return {};
+    return fail(ErrorCode::kOutOfRange,
+                fmt::format("{} and answer of {} tokens are more than the model's context of {}",
+                            what, positions, most));
   };
-  DS4_TRY(chain.open_session(kSession, options.prompt + options.generate));
-  const auto start = Clock::now();
-  Result<void> done = chain.append(kSession, 0, prompt, LogitsWanted::kLast, sample);
-  const auto prefilled = Clock::now();
-  position = options.prompt;
-  for (std::uint32_t i = 0; i < options.generate && done; ++i, ++position) {
-    const std::int32_t input = token;
-    done = chain.append(kSession, position, std::span(&input, 1), LogitsWanted::kLast, sample);
-  }
-  const auto end = Clock::now();
-  chain.close_session(kSession);
-  DS4_TRY(done);
-  return Speeds{per_second(options.prompt, prefilled - start),
-                per_second(options.generate, end - prefilled)};
+  DS4_TRY(check("prompt", options.prompt));
+  for (const std::uint32_t context : options.contexts) DS4_TRY(check("--context", context));
+  return {};
 }
 
 double median(std::vector<double> values) {
@@ -76,36 +60,92 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-Result<int> bench(const BenchOptions& options) {
-  const ChainOptions chain_options = options.engine.chain();
-  DS4_ASSIGN(SliceChain chain, SliceChain::open(chain_options));
-  const std::uint64_t positions = std::uint64_t{options.prompt} + options.generate;
-  if (positions > chain.params().context_length) {
-    return fail(
-        ErrorCode::kOutOfRange,
-        fmt::format("prompt and answer of {} tokens are more than the model's context of {}",
-                    positions, chain.params().context_length));
-  }
+DecodeTraffic traffic_at(const SliceChain& chain, Graph graph, std::uint32_t position) {
+  const HyperParams& params = chain.params();
+  return decode_traffic(chain.model().gguf(), params, {0, params.n_layer - 1, true}, graph,
+                        position);
+}
+
+Result<Measured> measure(SliceChain& chain, const BenchOptions& options, unsigned threads) {
+  // Around the runs, not among them: it empties the caches, and what else the machine does changes.
+  constexpr unsigned kRounds = 4;
+  const std::uint64_t buffer = bandwidth_buffer_bytes();
+  Measured measured;
+  DS4_ASSIGN(const double before, read_bandwidth(threads, buffer, kRounds));
   std::vector<double> prefill;
   std::vector<double> decode;
   for (std::uint32_t run = 0; run <= options.repeat; ++run) {
-    DS4_ASSIGN(const Speeds speeds, measure(chain, options));
+    DS4_ASSIGN(const Speeds speeds, measure_speeds(chain, options.prompt, options.generate));
     if (run == 0) continue;  // the first run warms caches and clocks
     prefill.push_back(speeds.prefill_tps);
     decode.push_back(speeds.decode_tps);
   }
-  const nlohmann::ordered_json json = {
-      {"prefill_tps", median(prefill)}, {"decode_tps", median(decode)},
-      {"prompt", options.prompt},       {"generate", options.generate},
-      {"repeat", options.repeat},       {"threads", chain_options.threads},
-      {"slices", chain.slices()},       {"isa", to_string(cpu::choose_isa())}};
-  DS4_TRY(ctl::write_stdout(
-      options.json
-          ? json.dump() + "\n"
-          : fmt::format("prefill {:.1f} tokens/s ({} tokens), decode {:.1f} tokens/s ({} "
-                        "tokens), median of {} runs, {} threads, {}\n",
-                        median(prefill), options.prompt, median(decode), options.generate,
-                        options.repeat, chain_options.threads, to_string(cpu::choose_isa()))));
+  DS4_ASSIGN(const double after, read_bandwidth(threads, buffer, kRounds));
+  measured.prefill_tps = median(prefill);
+  measured.decode_tps = median(decode);
+  measured.read_bandwidth = std::max(before, after);
+  for (const std::uint32_t context : options.contexts) {
+    DS4_ASSIGN(const ContextSpeed speed, measure_context(chain, context, options.generate));
+    measured.contexts.push_back(speed);
+  }
+  return measured;
+}
+
+nlohmann::ordered_json to_json(const Measured& measured, const BenchOptions& options,
+                               const SliceChain& chain, const ChainOptions& chain_options) {
+  nlohmann::ordered_json json = {{"prefill_tps", measured.prefill_tps},
+                                 {"decode_tps", measured.decode_tps},
+                                 {"decode_bytes_per_token", measured.traffic.weight_bytes},
+                                 {"decode_kv_bytes_per_token", measured.traffic.kv_bytes},
+                                 {"read_bandwidth_bytes_per_s", measured.read_bandwidth},
+                                 {"decode_bandwidth_share", measured.bandwidth_share()},
+                                 {"prompt", options.prompt},
+                                 {"generate", options.generate},
+                                 {"repeat", options.repeat},
+                                 {"threads", chain_options.threads},
+                                 {"slices", chain.slices()},
+                                 {"isa", to_string(cpu::choose_isa())}};
+  for (const ContextSpeed& speed : measured.contexts) {
+    const DecodeTraffic traffic =
+        traffic_at(chain, chain_options.graph, speed.context + options.generate / 2);
+    json["contexts"].push_back({{"context", speed.context},
+                                {"fill_tps", speed.fill_tps},
+                                {"decode_ms_per_token", speed.ms_per_token},
+                                {"decode_bytes_per_token", traffic.weight_bytes},
+                                {"decode_kv_bytes_per_token", traffic.kv_bytes}});
+  }
+  return json;
+}
+
+std::string to_text(const Measured& measured, const BenchOptions& options,
+                    const ChainOptions& chain_options) {
+  constexpr double kMb = 1e6;
+  std::string text = fmt::format(
+      "prefill {:.1f} tokens/s ({} tokens), decode {:.1f} tokens/s ({} tokens), median of {} runs, "
+      "{} threads, {}\n"
+      "decode reads {:.1f} MB of weights and {:.2f} MB of cache per token: {:.0f} % of the {:.1f} "
+      "GB/s that memory gives\n",
+      measured.prefill_tps, options.prompt, measured.decode_tps, options.generate, options.repeat,
+      chain_options.threads, to_string(cpu::choose_isa()),
+      static_cast<double>(measured.traffic.weight_bytes) / kMb,
+      static_cast<double>(measured.traffic.kv_bytes) / kMb, 100 * measured.bandwidth_share(),
+      measured.read_bandwidth / 1e9);
+  for (const ContextSpeed& speed : measured.contexts) {
+    text += fmt::format("behind {} positions: {:.3f} ms per token (filled at {:.1f} tokens/s)\n",
+                        speed.context, speed.ms_per_token, speed.fill_tps);
+  }
+  return text;
+}
+
+Result<int> bench(const BenchOptions& options) {
+  const ChainOptions chain_options = options.engine.chain();
+  DS4_ASSIGN(SliceChain chain, SliceChain::open(chain_options));
+  DS4_TRY(check_context(options, chain));
+  DS4_ASSIGN(Measured measured, measure(chain, options, chain_options.threads));
+  measured.traffic = traffic_at(chain, chain_options.graph, options.prompt + options.generate / 2);
+  DS4_TRY(ctl::write_stdout(options.json
+                                ? to_json(measured, options, chain, chain_options).dump() + "\n"
+                                : to_text(measured, options, chain_options)));
   return ctl::kExitOk;
 }
 
@@ -113,7 +153,9 @@ Result<int> bench(const BenchOptions& options) {
 
 void add_bench_command(CLI::App& app, Action& action) {
   auto options = std::make_shared<BenchOptions>();
-  CLI::App* command = app.add_subcommand("bench", "Tokens per second of prefill and decode");
+  CLI::App* command = app.add_subcommand(
+      "bench",
+      "Tokens per second of prefill and decode, and how near decode comes to the memory's speed");
   add_engine_options(*command, options->engine);
   command->add_option("--prompt", options->prompt, "Tokens to read; default 512")
       ->check(CLI::Range(1, 1 << 24))
@@ -124,7 +166,14 @@ void add_bench_command(CLI::App& app, Action& action) {
   command->add_option("--repeat", options->repeat, "Runs after one that warms up; default 5")
       ->check(CLI::Range(1, 1000))
       ->type_name("R");
-  command->add_flag("--json", options->json, "prefill_tps, decode_tps and the settings");
+  command
+      ->add_option("--context", options->contexts,
+                   "Also the time of a token behind N positions, such as 1024,16384,65536")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 24))
+      ->type_name("N,...");
+  command->add_flag("--json", options->json,
+                    "prefill_tps, decode_tps, decode_bandwidth_share and what they stand on");
   command->callback([options, &action] { action = [options] { return bench(*options); }; });
 }
 

@@ -74,6 +74,8 @@ TEST(EvalCli, AMalformedCommandLineIsExitCode2WithOneSentence) {
       {"bench"},
       {"bench", "--model", kModel, "--chunk", "0"},
       {"bench", "--model", kModel, "--repeat", "0"},
+      {"bench", "--model", kModel, "--context", "0"},
+      {"bench", "--model", kModel, "--context", "64,many"},
       {"bench", "--model", kModel, "--graph", "fancy"},
       {"bench", "--model", kModel, "--threads", "two"},
       {"perplexity", "--model", kModel},
@@ -106,7 +108,8 @@ TEST(EvalCli, AFailureIsExitCode1AndNamesTheThing) {
       {logits(kModel, good, "/nonexistent/out.f32"), "/nonexistent/out.f32"},
       {logits(good, good, out), good},
       {eval({"perplexity", "--model", kModel, "--text", "/nonexistent.txt"}), "/nonexistent.txt"},
-      {eval({"bench", "--model", kModel, "--prompt", "16000000"}), "context"}};
+      {eval({"bench", "--model", kModel, "--prompt", "16000000"}), "context"},
+      {eval({"bench", "--model", kModel, "--context", "64,16000000"}), "--context"}};
   for (const auto& [finished, sentence] : cases) {
     EXPECT_EQ(finished.exit_code, 1) << finished.err;
     EXPECT_THAT(finished.err, AllOf(StartsWith("ds4-eval: "), HasSubstr(sentence)));
@@ -200,6 +203,37 @@ TEST(EvalBench, JsonHasTheDocumentedKeys) {
   EXPECT_GT(json["decode_tps"].get<double>(), 0);
   EXPECT_EQ(json["threads"], 1);
   EXPECT_EQ(json["slices"], 2);
+  const double share = json["decode_bandwidth_share"].get<double>();
+  EXPECT_NEAR(share,
+              json["decode_bytes_per_token"].get<double>() * json["decode_tps"].get<double>() /
+                  json["read_bandwidth_bytes_per_s"].get<double>(),
+              1e-6 * share);
+  EXPECT_GT(share, 0);
+  EXPECT_GT(json["decode_kv_bytes_per_token"].get<std::uint64_t>(), 0);
+  EXPECT_FALSE(json.contains("contexts"));
+}
+
+TEST(EvalBench, TimesTokensBehindEachContext) {
+  const std::vector<std::string> line = {
+      "bench",     "--model", kModel,     "--prompt", "16",        "--generate", "4",
+      "--threads", "1",       "--repeat", "1",        "--context", "32,600"};
+  std::vector<std::string> as_json = line;
+  as_json.push_back("--json");
+  const Finished finished = eval(as_json);
+  ASSERT_EQ(finished.exit_code, 0) << finished.err;
+  const Json contexts = Json::parse(finished.out)["contexts"];
+  ASSERT_EQ(contexts.size(), 2);
+  EXPECT_EQ(contexts[0]["context"], 32);
+  EXPECT_EQ(contexts[1]["context"], 600);
+  for (const Json& context : contexts) {
+    EXPECT_GT(context["decode_ms_per_token"].get<double>(), 0);
+    EXPECT_GT(context["fill_tps"].get<double>(), 0);
+  }
+  EXPECT_GT(contexts[1]["decode_kv_bytes_per_token"].get<std::uint64_t>(),
+            contexts[0]["decode_kv_bytes_per_token"].get<std::uint64_t>());
+  const Finished text = eval(line);
+  EXPECT_THAT(text.out, AllOf(HasSubstr("behind 32 positions"), HasSubstr("behind 600 positions"),
+                              HasSubstr("GB/s")));
 }
 
 TEST(EvalGenerate, AnswersWhatTheModelWasTaught) {
