@@ -9,8 +9,8 @@ namespace ds4::eval {
 /// 512 MiB, far beyond the caches, or a quarter of the available memory where that is less.
 std::uint64_t bandwidth_buffer_bytes();
 
-/// Bytes per second that `threads` threads (0 means one) read together from ordinary memory of
-/// `buffer_bytes`: the best of `rounds` passes, since other programs only ever slow one down.
+/// Bytes per second that `threads` threads (0 means one) read together from `buffer_bytes` of
+/// memory in ordinary pages: the best of `rounds` passes, since other programs only ever slow one down.
 /// Errors: kResourceExhausted when the buffer cannot be had.
 Result<double> read_bandwidth(unsigned threads, std::uint64_t buffer_bytes, unsigned rounds);
 
