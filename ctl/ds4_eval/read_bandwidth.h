@@ -10,8 +10,8 @@ namespace ds4::eval {
 std::uint64_t bandwidth_buffer_bytes();
 
 /// Bytes per second that `threads` threads (0 means one) read together from `buffer_bytes` of
-/// memory in ordinary pages: the best of `rounds` passes, since other programs only ever slow one down.
-/// Errors: kResourceExhausted when the buffer cannot be had.
+/// memory in ordinary pages: the best of `rounds` passes, since other programs only ever slow one
+/// down. Errors: kResourceExhausted when the buffer cannot be had.
 Result<double> read_bandwidth(unsigned threads, std::uint64_t buffer_bytes, unsigned rounds);
 
 }  // namespace ds4::eval
