@@ -17,21 +17,34 @@ constexpr std::uint64_t round_up(std::uint64_t bytes, std::uint64_t unit) {
   return (bytes + unit - 1) / unit * unit;
 }
 
-/// Hands out parts of a mapping, one behind the other.
+/// Hands out parts of a mapping, one behind the other, and keeps account of them.
 class Carver {
  public:
-  std::uint64_t rows(std::uint64_t count, const RowFormat& format) {
-    return take(count * format.row_bytes());
+  explicit Carver(std::vector<KvPlan::Term>& terms) : terms_(terms) {}
+
+  std::uint64_t rows(std::string_view what, std::uint64_t count, const RowFormat& format) {
+    return take(what, count, format.row_bytes());
   }
-  std::uint64_t sums(std::uint32_t width) { return take(3 * std::uint64_t{width} * sizeof(float)); }
+  std::uint64_t sums(std::string_view what, std::uint32_t width) {
+    return take(what, 1, 3 * std::uint64_t{width} * sizeof(float));
+  }
   std::uint64_t end() const { return end_; }
 
  private:
-  std::uint64_t take(std::uint64_t bytes) {
+  std::uint64_t take(std::string_view what, std::uint64_t count, std::uint64_t row_bytes) {
+    const auto same = std::find_if(terms_.begin(), terms_.end(),
+                                   [&](const KvPlan::Term& term) { return term.what == what; });
+    if (same != terms_.end()) {
+      ++same->layers;
+    } else {
+      terms_.push_back({what, row_bytes, count, 1});
+    }
     const std::uint64_t begin = end_;
-    end_ += round_up(bytes, kPartAlign);
+    end_ += round_up(count * row_bytes, kPartAlign);
     return begin;
   }
+
+  std::vector<KvPlan::Term>& terms_;
   std::uint64_t end_ = 0;
 };
 
@@ -49,24 +62,42 @@ KvPlan KvPlan::make(const HyperParams& hp, const LayerRange& range, Graph graph,
   plan.kv = rounded ? RowFormat::fp8(hp.head_dim, hp.head_dim - hp.rope_dim)
                     : RowFormat::floats(hp.head_dim);
   plan.index = rounded ? RowFormat::fp4(hp.index_dim) : RowFormat::floats(hp.index_dim);
+  plan.context = context;
   plan.ring_rows = std::min(hp.window, context);
-  Carver carver;
+  Carver carver(plan.terms);
   for (std::uint32_t index = range.first; index <= range.last; ++index) {
     const std::uint32_t ratio = hp.compress_ratio[index];
+    const bool is_indexed = ratio == 4;
     Layer layer;
-    layer.raw = carver.rows(plan.ring_rows, plan.kv);
+    layer.raw = carver.rows("raw rows", plan.ring_rows, plan.kv);
     if (ratio != 0) {
-      layer.compressed = carver.rows(context / ratio, plan.kv);
-      layer.sums = carver.sums(Compressor::width(hp.head_dim, ratio));
+      layer.compressed =
+          carver.rows(is_indexed ? "ratio-4 rows" : "ratio-128 rows", context / ratio, plan.kv);
+      layer.sums = carver.sums(is_indexed ? "ratio-4 sums" : "ratio-128 sums",
+                               Compressor::width(hp.head_dim, ratio));
     }
-    if (ratio == 4) {
-      layer.index = carver.rows(context / ratio, plan.index);
-      layer.index_sums = carver.sums(Compressor::width(hp.index_dim, ratio));
+    if (is_indexed) {
+      layer.index = carver.rows("index rows", context / ratio, plan.index);
+      layer.index_sums = carver.sums("index sums", Compressor::width(hp.index_dim, ratio));
     }
     plan.layers.push_back(layer);
   }
   plan.bytes = round_up(carver.end(), static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)));
   return plan;
+}
+
+std::string KvPlan::describe() const {
+  std::string text;
+  std::uint64_t padding = bytes;
+  for (const Term& term : terms) {
+    const std::uint64_t term_bytes = term.row_bytes * term.rows * term.layers;
+    if (term_bytes == 0) continue;
+    padding -= term_bytes;
+    const std::string rows = term.rows == 1 ? "" : fmt::format(" x {}", term.rows);
+    text += fmt::format("{} {} B{} x {} layer{} + ", term.what, term.row_bytes, rows, term.layers,
+                        term.layers == 1 ? "" : "s");
+  }
+  return text + fmt::format("padding {} B = {} B for {} positions", padding, bytes, context);
 }
 
 Result<std::unique_ptr<SessionCache>> SessionCache::open(const HyperParams& hp,

@@ -11,6 +11,8 @@
 // every part is written before it is read.
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/base/result.h"
@@ -26,8 +28,15 @@ struct KvPlan {
   struct Layer {
     std::uint64_t raw = 0, compressed = 0, index = 0, sums = 0, index_sums = 0;
   };
+  /// Parts of one kind: `rows` of `row_bytes` in each of `layers` layers.
+  struct Term {
+    std::string_view what;
+    std::uint64_t row_bytes = 0, rows = 0, layers = 0;
+  };
+  std::uint32_t context = 0;  // positions
   std::uint32_t ring_rows = 0;
   std::vector<Layer> layers;  // of the range, first one first
+  std::vector<Term> terms;    // what `bytes` consists of, padding aside
   std::uint64_t bytes = 0;    // whole pages
 
   RowFormat kv;  // of raw and compressed rows
@@ -35,6 +44,10 @@ struct KvPlan {
 
   static KvPlan make(const HyperParams& params, const LayerRange& range, Graph graph,
                      std::uint32_t context);
+
+  /// `bytes` as the sum it is: "raw rows 708 B x 128 x 43 layers + ... + padding 64 B = 5820416 B
+  /// for 4096 positions". Bytes that no position has reached take no memory.
+  std::string describe() const;
 };
 
 /// One layer's part of a session's cache.

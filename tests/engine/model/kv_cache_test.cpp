@@ -1,5 +1,6 @@
 #include "engine/model/kv_cache.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -55,6 +56,26 @@ TEST(KvPlan, TheOfficialGraphHoldsCodes) {
 TEST(KvPlan, AShortContextNeedsNoWholeWindow) {
   EXPECT_EQ(KvPlan::make(params(), {0, 0, false}, Graph::kPlain, 10).ring_rows, 10u);
   EXPECT_EQ(KvPlan::make(params(), {0, 0, false}, Graph::kPlain, 10).bytes, in_pages(10 * 128 * 4));
+}
+
+TEST(KvPlan, SaysWhatItsBytesAre) {
+  const KvPlan plan = KvPlan::make(params(), kAll, Graph::kOfficial, 1000);
+  // 128 * 324 * 3 + 250 * 324 + 3072 + 250 * 36 + 1536 + 7 * 324 + 1536, then up to whole pages.
+  constexpr std::uint64_t kParts = 222'828;
+  EXPECT_EQ(plan.describe(),
+            fmt::format("raw rows 324 B x 128 x 3 layers + ratio-4 rows 324 B x 250 x 1 layer + "
+                        "ratio-4 sums 3072 B x 1 layer + index rows 36 B x 250 x 1 layer + "
+                        "index sums 1536 B x 1 layer + ratio-128 rows 324 B x 7 x 1 layer + "
+                        "ratio-128 sums 1536 B x 1 layer + padding {} B = {} B for 1000 positions",
+                        plan.bytes - kParts, plan.bytes));
+}
+
+TEST(KvPlan, LeavesOutWhatAShortContextLacks) {
+  const KvPlan plan = KvPlan::make(params(), {2, 2, false}, Graph::kPlain, 100);
+  EXPECT_EQ(plan.describe(),
+            fmt::format("raw rows 512 B x 100 x 1 layer + ratio-128 sums 1536 B x 1 layer + "
+                        "padding {} B = {} B for 100 positions",
+                        plan.bytes - 52'736, plan.bytes));
 }
 
 TEST(SessionCache, HoldsExactlyThePlannedBytes) {
