@@ -1,0 +1,41 @@
+# Whether the CUDA engine is built, decided once: sets DS4_CUDA_ENABLED and, with it, the language.
+set(DS4_CUDA OFF CACHE STRING "Build the CUDA engine: ON, OFF, or AUTO (where nvcc is)")
+set(DS4_CUDA_ARCHITECTURES "90-real;121-real;90-virtual" CACHE STRING
+  "GPUs to compile for, as CMAKE_CUDA_ARCHITECTURES; the virtual one serves those yet to come")
+set(DS4_CUDA_ENABLED OFF)
+
+if(DS4_CUDA STREQUAL "AUTO" AND DS4_SANITIZE)
+  message(STATUS "CUDA engine: not compiled with sanitizers")
+  return()
+endif()
+if(NOT DS4_CUDA)
+  return()
+endif()
+
+find_program(DS4_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_PATH PATHS /usr/local/cuda /opt/cuda
+  PATH_SUFFIXES bin)
+if(DS4_NVCC)
+  set(CMAKE_CUDA_COMPILER ${DS4_NVCC})
+  set(CMAKE_CUDA_ARCHITECTURES ${DS4_CUDA_ARCHITECTURES})
+  if(CMAKE_CXX_COMPILER_LAUNCHER AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
+    set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
+  endif()
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_EXTENSIONS OFF)
+  set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+  find_package(CUDAToolkit REQUIRED)
+  if(CUDAToolkit_VERSION VERSION_LESS 13)
+    message(FATAL_ERROR "The CUDA engine needs the CUDA 13 toolkit; ${DS4_NVCC} is of "
+                        "${CUDAToolkit_VERSION}. Set -DDS4_NVCC=/path/to/nvcc, or -DDS4_CUDA=OFF")
+  endif()
+  set(DS4_CUDA_ENABLED ON)
+  message(STATUS "CUDA engine: ${DS4_NVCC} ${CUDAToolkit_VERSION}, for ${DS4_CUDA_ARCHITECTURES}")
+elseif(DS4_CUDA STREQUAL "AUTO")
+  message(STATUS "CUDA engine: skipped, there is no nvcc in PATH or /usr/local/cuda/bin")
+else()
+  message(FATAL_ERROR "The CUDA engine needs the CUDA 13 toolkit, and there is no nvcc in PATH or "
+                      "/usr/local/cuda/bin. Install it, or set -DDS4_NVCC=/path/to/nvcc; the preset "
+                      "release builds everything else")
+endif()
