@@ -1,0 +1,116 @@
+#include "engine/cuda/completeness_mark.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+namespace ds4::cuda {
+namespace {
+
+constexpr std::uint64_t kMagic = 0x6b72614d34736444;  // "Dds4Mark"
+constexpr std::uint64_t kMaxSamples = 256;            // 1 MiB, read back in milliseconds
+
+/// The mark as it stands in memory, in the machine's byte order: it never leaves the machine.
+struct Stored {
+  std::uint64_t magic;
+  std::uint32_t layout;
+  std::uint32_t first, last, output;
+  std::array<char, 32> fingerprint;
+  std::uint64_t payload_bytes, geometry_hash, samples_hash;
+  std::uint64_t check;  // of everything before it
+};
+static_assert(std::is_trivially_copyable_v<Stored> && sizeof(Stored) <= kMarkBytes);
+static_assert(std::has_unique_object_representations_v<Stored>);
+
+std::uint64_t check_of(const Stored& stored) {
+  return XXH3_64bits(&stored, offsetof(Stored, check));
+}
+
+}  // namespace
+
+std::uint64_t hash_bytes(std::span<const std::byte> bytes) {
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
+
+std::uint64_t hash_geometry(const DevicePlan& plan) {
+  static_assert(std::has_unique_object_representations_v<Extent>);
+  return hash_bytes(std::as_bytes(plan.extents()));
+}
+
+std::vector<std::uint64_t> sample_places(const DevicePlan& plan) {
+  const std::uint64_t pages = (plan.payload_bytes() + kSampleBytes - 1) / kSampleBytes;
+  const std::uint64_t count = std::min(pages, kMaxSamples);
+  std::vector<std::uint64_t> places;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    // Exact for the first and the last page; `i * pages` stays far from overflow.
+    const std::uint64_t page = count == 1 ? 0 : i * (pages - 1) / (count - 1);
+    places.push_back(page * kSampleBytes);
+  }
+  return places;
+}
+
+MarkBytes encode(const CompletenessMark& mark) {
+  Stored stored{};
+  stored.magic = kMagic;
+  stored.layout = kWeightLayout;
+  stored.first = mark.range.first;
+  stored.last = mark.range.last;
+  stored.output = mark.range.output ? 1 : 0;
+  std::ranges::copy_n(
+      mark.fingerprint.begin(),
+      static_cast<std::ptrdiff_t>(std::min(mark.fingerprint.size(), stored.fingerprint.size())),
+      stored.fingerprint.begin());
+  stored.payload_bytes = mark.payload_bytes;
+  stored.geometry_hash = mark.geometry_hash;
+  stored.samples_hash = mark.samples_hash;
+  stored.check = check_of(stored);
+  MarkBytes bytes{};
+  std::memcpy(bytes.data(), &stored, sizeof stored);
+  return bytes;
+}
+
+Result<CompletenessMark> decode(std::span<const std::byte, kMarkBytes> bytes) {
+  Stored stored;
+  std::memcpy(&stored, bytes.data(), sizeof stored);
+  if (stored.magic != kMagic || stored.check != check_of(stored)) {
+    return fail(ErrorCode::kCorrupt,
+                "there is no completeness mark: the load that filled this "
+                "memory did not end");
+  }
+  if (stored.layout != kWeightLayout) {
+    return fail(ErrorCode::kMismatch,
+                fmt::format("its weights are in layout {}, and this engine reads layout {}",
+                            stored.layout, kWeightLayout));
+  }
+  CompletenessMark mark;
+  mark.range = {stored.first, stored.last, stored.output != 0};
+  mark.fingerprint.assign(stored.fingerprint.begin(), stored.fingerprint.end());
+  mark.payload_bytes = stored.payload_bytes;
+  mark.geometry_hash = stored.geometry_hash;
+  mark.samples_hash = stored.samples_hash;
+  return mark;
+}
+
+Result<void> check_same(const CompletenessMark& found, const CompletenessMark& wanted) {
+  const auto differs = [](std::string what) { return fail(ErrorCode::kMismatch, std::move(what)); };
+  if (found.fingerprint != wanted.fingerprint) {
+    return differs(fmt::format("it holds weights of the model {}, and the file is {}",
+                               found.fingerprint, wanted.fingerprint));
+  }
+  if (found.range != wanted.range) {
+    return differs(fmt::format("it holds layers {}, and {} are wanted", found.range.to_string(),
+                               wanted.range.to_string()));
+  }
+  if (found.payload_bytes != wanted.payload_bytes || found.geometry_hash != wanted.geometry_hash) {
+    return differs("its weights are arranged otherwise");
+  }
+  if (found.samples_hash != wanted.samples_hash) {
+    return differs("its bytes have changed since it was filled");
+  }
+  return {};
+}
+
+}  // namespace ds4::cuda

@@ -1,0 +1,50 @@
+#include "engine/cuda/weights_base.h"
+
+#include <fmt/format.h>
+
+#include <cassert>
+
+#include "engine/base/checked.h"
+#include "engine/cuda/driver.h"
+#include "engine/residency/span_map.h"
+
+namespace ds4::cuda {
+
+Result<SpanCover> cover_of(const ModelFile& model, const LayerRange& range) {
+  DS4_ASSIGN(SpanCover cover, SpanCover::of(model.gguf(), range, system_page_bytes()));
+  if (cover.spans() == 0) {
+    return fail(ErrorCode::kOutOfRange, "the file has no tensors of these layers");
+  }
+  return cover;
+}
+
+Result<DeviceTensor> WeightsBase::tensor(std::string_view name) const {
+  const TensorInfo* const info = model_->gguf().find(name);
+  if (info == nullptr) {
+    return fail(ErrorCode::kNotFound, fmt::format("the model file has no tensor '{}'", name));
+  }
+  if (!range_.owns(name)) {
+    return fail(ErrorCode::kOutOfRange,
+                fmt::format("tensor '{}' does not belong to layers {}, which are all this slice "
+                            "holds",
+                            name, range_.to_string()));
+  }
+  assert(cover_.contains(info->offset, info->bytes));
+  return DeviceTensor{info, address_of(info->offset)};
+}
+
+Result<void> WeightsBase::read_back(std::string_view name, std::uint64_t offset,
+                                    std::span<std::byte> out) const {
+  DS4_ASSIGN(const DeviceTensor found, tensor(name));
+  if (!fits(offset, out.size(), found.info->bytes)) {
+    return fail(ErrorCode::kOutOfRange,
+                fmt::format("tensor '{}' has {} bytes; {} at {} reach beyond them", name,
+                            found.info->bytes, out.size(), offset));
+  }
+  const std::string doing = fmt::format("read tensor '{}' back", name);
+  DS4_CUDA_TRY(cudaSetDevice(device_), doing);
+  DS4_CUDA_TRY(cudaMemcpy(out.data(), found.data + offset, out.size(), cudaMemcpyDefault), doing);
+  return {};
+}
+
+}  // namespace ds4::cuda
