@@ -26,7 +26,9 @@ inline constexpr const char* kDefaultSocketPath = "/run/ds4d/client.sock";
 /// A major version changes the layout; a minor version gives reserved fields a meaning. Both ends
 /// speak the smaller of their minors.
 inline constexpr std::uint16_t kMajorVersion = 1;
-inline constexpr std::uint16_t kMinorVersion = 0;
+inline constexpr std::uint16_t kMinorVersion = 1;
+/// Of the first minor version that knows fork_session and the welcome's fingerprint.
+inline constexpr std::uint16_t kForkMinor = 1;
 
 // ---- Submissions ----------------------------------------------------------------------------
 
@@ -35,6 +37,7 @@ enum class Op : std::uint16_t {
   kPromptPart = 2,  // an earlier piece of the next generate's prompt, for prompts beyond the arena
   kCancel = 3,      // end `request_id` early
   kCloseSession = 4,  // forget a kept session
+  kForkSession = 5,   // since 1.1: copy a kept session
 };
 
 inline constexpr std::uint16_t kFlagLogprobs = 1U
@@ -212,7 +215,8 @@ struct Welcome {
   std::uint32_t max_stop_tokens = 0;
   std::array<char, 128> model = {};     // NUL-terminated
   std::array<char, 256> sentence = {};  // NUL-terminated, empty when accepted
-  std::array<std::uint8_t, 80> reserved = {};
+  std::uint64_t fingerprint = 0;        // since 1.1: of the model file; 0: there is none
+  std::array<std::uint8_t, 72> reserved = {};
 };
 
 /// The agent's last words on the socket before it hangs up, if it has the time.
@@ -274,6 +278,7 @@ static_assert(offsetof(Hello, arena_tokens) == 16 && offsetof(Hello, name) == 24
 static_assert(sizeof(Welcome) == 512 && offsetof(Welcome, status) == 8);
 static_assert(offsetof(Welcome, region_bytes) == 16 && offsetof(Welcome, vocabulary) == 32);
 static_assert(offsetof(Welcome, model) == 48 && offsetof(Welcome, sentence) == 176);
+static_assert(offsetof(Welcome, fingerprint) == 432 && offsetof(Welcome, reserved) == 440);
 static_assert(sizeof(Farewell) == 256 && offsetof(Farewell, sentence) == 8);
 
 }  // namespace ds4::ipc

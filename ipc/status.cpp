@@ -10,6 +10,8 @@ std::string_view to_string(Status status) {
       return "ok_length";
     case Status::kOkClosed:
       return "ok_closed";
+    case Status::kOkForked:
+      return "ok_forked";
     case Status::kCancelled:
       return "cancelled";
     case Status::kInvalid:
@@ -44,6 +46,8 @@ std::string_view describe(Status status) {
       return "the answer reached the requested length or the context's end";
     case Status::kOkClosed:
       return "the session is closed";
+    case Status::kOkForked:
+      return "the session is copied";
     case Status::kCancelled:
       return "the request was cancelled";
     case Status::kInvalid:

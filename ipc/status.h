@@ -10,6 +10,7 @@ enum class Status : std::uint16_t {
   kOkStop = 0,      // a stop token was generated (FinalBody names it; it is not delivered)
   kOkLength = 1,    // max_tokens, or the end of the context
   kOkClosed = 2,    // a close_session has been carried out
+  kOkForked = 3,    // a fork_session has been carried out; FinalBody names the copy
   kCancelled = 16,  // by the client
   // Everything from here on is an error and comes with a sentence.
   kInvalid = 32,         // a field breaks the protocol or its own bounds

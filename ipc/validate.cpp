@@ -80,6 +80,10 @@ std::optional<Refusal> check_fields(const SubmissionEntry& entry, const RequestL
       expected.session_id = entry.session_id;
       if (entry.session_id == 0) return invalid("close_session names no session");
       return check_rest_zero(entry, expected, "close_session");
+    case Op::kForkSession:
+      expected.session_id = entry.session_id;
+      if (entry.session_id == 0) return invalid("fork_session names no session");
+      return check_rest_zero(entry, expected, "fork_session");
   }
   return invalid(fmt::format("operation {} is unknown to this agent: it speaks protocol {}.{}",
                              entry.op, kMajorVersion, kMinorVersion));

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 
 #include "agent/ds4d/version.h"
@@ -131,6 +132,7 @@ Result<void> Agent::open_sockets() {
   card.model = std::filesystem::path(config_.model).filename().string();
   card.limits.vocabulary = params_.n_vocab;
   card.limits.context = context_;
+  card.fingerprint = std::strtoull(model_->fingerprint().substr(0, 16).c_str(), nullptr, 16);
   card.metadata = metadata;
   return server_->set_model(card);
 }

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::uint32_t kCanaryContext = 16;
 constexpr std::int32_t kCanaryToken = 0;
-constexpr std::size_t kMaxCloses = 1024;  // of one frame
+constexpr std::uint32_t kComplaintsPerMinute = 20;
 
 template <typename... Visitors>
 struct Overloaded : Visitors... {
@@ -25,13 +25,18 @@ Overloaded(Visitors...) -> Overloaded<Visitors...>;
 
 DataPlane::DataPlane(const EntryConfig& entry, std::uint64_t floats_per_row, Links& links,
                      RouteEvents& events)
-    : floats_per_row_(floats_per_row), links_(links), events_(events), entry_(entry, *this) {}
+    : floats_per_row_(floats_per_row),
+      links_(links),
+      events_(events),
+      entry_(entry, *this),
+      complaints_(kComplaintsPerMinute, std::chrono::minutes(1)) {}
 
 // ---- the route -------------------------------------------------------------------------------
 
 void DataPlane::join(const Assignment& assignment) {
   works_.clear();
   works_tokens_ = 0;
+  forks_.clear();
   closes_.clear();
   route_ = assignment;
 }
@@ -39,6 +44,7 @@ void DataPlane::join(const Assignment& assignment) {
 void DataPlane::leave() {
   works_.clear();
   works_tokens_ = 0;
+  forks_.clear();
   closes_.clear();
   route_.reset();
 }
@@ -81,7 +87,7 @@ void DataPlane::close_canary(std::uint64_t session) {
 // ---- towards the first stage -----------------------------------------------------------------
 
 void DataPlane::send_work(wire::WorkItem item) {
-  if (!closes_.empty()) flush_work();  // order is kept: what was closed before comes first
+  if (!closes_.empty() || !forks_.empty()) flush_work();  // order is kept: those come first
   if (works_.size() + 1 > wire::kMaxItems ||
       works_tokens_ + item.tokens.size() > wire::kMaxFrameTokens) {
     flush_work();
@@ -92,7 +98,13 @@ void DataPlane::send_work(wire::WorkItem item) {
 
 void DataPlane::send_close(std::uint64_t session) {
   closes_.push_back(session);
-  if (closes_.size() >= kMaxCloses) flush_work();
+  if (closes_.size() >= wire::kMaxItems) flush_work();
+}
+
+void DataPlane::send_fork(const wire::ForkItem& fork) {
+  if (!closes_.empty()) flush_work();
+  forks_.push_back(fork);
+  if (forks_.size() >= wire::kMaxItems) flush_work();
 }
 
 void DataPlane::flush_work() {
@@ -107,13 +119,15 @@ void DataPlane::flush_work() {
       running_->stage->submit(std::move(frame));
     }
   }
-  flush_closes();
+  send_first(&wire::ForkFrame::items, forks_);
+  send_first(&wire::CloseFrame::sessions, closes_);
 }
 
-void DataPlane::flush_closes() {
-  wire::CloseFrame frame;
-  frame.sessions = std::exchange(closes_, {});
-  if (frame.sessions.empty() || !route_) return;
+template <typename Frame, typename Item>
+void DataPlane::send_first(std::vector<Item> Frame::*items, std::vector<Item>& gathered) {
+  Frame frame;
+  frame.*items = std::exchange(gathered, {});
+  if ((frame.*items).empty() || !route_) return;
   frame.epoch = route_->epoch;
   if (route_->index != 0) {
     if (!links_.send(0, frame)) events_.on_unreachable(0);
@@ -144,6 +158,7 @@ void DataPlane::on_stage_event() {
                      return here || links_.send(to, frame);
                    },
                    [&](wire::WorkFrame& frame) { return links_.send(to, std::move(frame)); },
+                   [&](wire::ForkFrame& frame) { return links_.send(to, frame); },
                    [&](wire::CloseFrame& frame) { return links_.send(to, frame); }},
         out.frame);
     if (!sent) events_.on_unreachable(to);
@@ -174,6 +189,9 @@ void DataPlane::on_frame(const Incoming& frame) {
         on_close(std::move(*close));
       }
       return;
+    case wire::MessageKind::kFork:
+      if (auto fork = wire::decode_fork(body); accept(fork) && running_) on_fork(std::move(*fork));
+      return;
     case wire::MessageKind::kError:
       if (auto error = wire::decode_error(body); accept(error)) deliver(*error);
       return;
@@ -203,6 +221,13 @@ void DataPlane::on_work(const Incoming& frame) {
 
 void DataPlane::on_close(wire::CloseFrame frame) {
   for (const std::uint64_t session : frame.sessions) foreign_.erase(session);
+  running_->stage->submit(std::move(frame));
+}
+
+void DataPlane::on_fork(wire::ForkFrame frame) {
+  for (const wire::ForkItem& item : frame.items) {
+    if (item.entry != route_->index) foreign_[item.target] = item.entry;
+  }
   running_->stage->submit(std::move(frame));
 }
 
@@ -254,6 +279,17 @@ void DataPlane::on_gone(ipc::ClientId client) {
 
 void DataPlane::on_space(ipc::ClientId client) {
   entry_.on_space(client);
+}
+
+void DataPlane::on_complaint(std::string_view sentence) {
+  const auto held_back = complaints_.admit(std::chrono::steady_clock::now());
+  if (!held_back) return;
+  if (*held_back > 0) log(LogLevel::kWarning, "{} more like this were not logged", *held_back);
+  log(LogLevel::kWarning, "{}", sentence);
+}
+
+std::uint32_t DataPlane::user_of(ipc::ClientId client) {
+  return server_ != nullptr ? server_->user_of(client) : 0;
 }
 
 bool DataPlane::can_take(ipc::ClientId client) {

@@ -17,6 +17,7 @@
 #include "agent/entry/entry.h"
 #include "agent/link/links.h"
 #include "agent/loader/loader.h"
+#include "agent/log/throttle.h"
 #include "agent/route/assignment.h"
 #include "agent/stage/stage.h"
 #include "ipc/server/server.h"
@@ -72,6 +73,7 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   void on_request(ipc::ClientId client, ipc::Request request) override;
   void on_gone(ipc::ClientId client) override;
   void on_space(ipc::ClientId client) override;
+  void on_complaint(std::string_view sentence) override;
 
  private:
   struct Running {
@@ -82,6 +84,8 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   // EntryPort
   void send_work(wire::WorkItem item) override;
   void send_close(std::uint64_t session) override;
+  void send_fork(const wire::ForkItem& fork) override;
+  std::uint32_t user_of(ipc::ClientId client) override;
   bool can_take(ipc::ClientId client) override;
   void token(ipc::ClientId client, std::uint64_t request, std::int32_t token,
              std::uint32_t position, float logprob) override;
@@ -91,9 +95,11 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
               const ipc::Server::Final& final) override;
 
   void flush_work();
-  void flush_closes();
+  template <typename Frame, typename Item>
+  void send_first(std::vector<Item> Frame::*items, std::vector<Item>& gathered);
   void on_work(const Incoming& frame);
   void on_close(wire::CloseFrame frame);
+  void on_fork(wire::ForkFrame frame);
   void deliver(const wire::TokenFrame& frame);
   void deliver(const wire::ErrorFrame& frame);
   bool is_current(std::uint64_t epoch) const { return route_ && route_->epoch == epoch; }
@@ -109,10 +115,14 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   std::optional<Running> running_;
   std::unordered_map<std::uint64_t, std::uint32_t> foreign_;  // open sessions of other entries
 
-  // Of this turn of the main loop, towards the first stage: works first, closes after them.
+  // Of this turn of the main loop, towards the first stage: works first, forks after
+  // them, closes at last.
   std::vector<wire::WorkItem> works_;
   std::size_t works_tokens_ = 0;
+  std::vector<wire::ForkItem> forks_;
   std::vector<std::uint64_t> closes_;
+
+  Throttle complaints_;
 };
 
 }  // namespace ds4::agent

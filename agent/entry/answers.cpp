@@ -51,7 +51,8 @@ void Entry::Impl::report_progress(Session& session, std::uint32_t position) {
 void Entry::Impl::deliver(Session& session, const wire::Outcome& outcome) {
   Answering& request = *session.answering;
   request.replayed = false;
-  session.append({&outcome.token, 1});
+  end_step(session);
+  append(session, {&outcome.token, 1});
   if (std::find(request.stop.begin(), request.stop.end(), outcome.token) != request.stop.end()) {
     return finish(session, ipc::Status::kOkStop, "", outcome.token);
   }

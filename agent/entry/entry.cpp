@@ -12,6 +12,7 @@ EntryConfig sane(EntryConfig config) {
   config.prefill_chunk = std::clamp(config.prefill_chunk, 1U, wire::kMaxFrameTokens);
   config.chunks_in_flight = std::max(config.chunks_in_flight, 1U);
   config.tokens_in_flight = std::max(config.tokens_in_flight, 1U);
+  config.steps_in_flight = std::max(config.steps_in_flight, 1U);
   return config;
 }
 
@@ -57,13 +58,29 @@ void Entry::Impl::feed(Session& session) {
   request.phase = Answering::Phase::kFeeding;
   const bool decode_step = session.unfed() == 1 && request.generated > 0 && session.fed() > 0;
   if (!decode_step) return queue_prefill(session);
+  request.phase = Answering::Phase::kStepping;
+  steps.add(session.turn());
+}
+
+void Entry::Impl::send_step(Session& session) {
+  Answering& request = *session.answering;
   request.phase = Answering::Phase::kAwaiting;
+  request.step_in_flight = true;
+  ++steps_in_flight;
   port.send_work(session.next_item(1, entry_index, request.sampling));
 }
 
+void Entry::Impl::end_step(Session& session) {
+  if (!session.answering || !std::exchange(session.answering->step_in_flight, false)) return;
+  --steps_in_flight;
+}
+
 void Entry::Impl::pump() {
-  while (!rotation.empty() && tokens_in_flight < config.tokens_in_flight) {
-    Session& session = *by_id.at(rotation.take());
+  while (!steps.empty() && (users_answering < 2 || steps_in_flight < config.steps_in_flight)) {
+    send_step(*by_id.at(steps.take()));
+  }
+  while (!prefills.empty() && tokens_in_flight < config.tokens_in_flight) {
+    Session& session = *by_id.at(prefills.take());
     Answering& request = *session.answering;
     wire::WorkItem item = session.next_item(config.prefill_chunk, entry_index, request.sampling);
     session.track(item);
@@ -80,13 +97,19 @@ void Entry::Impl::pump() {
 /// A session at its own bound is queued when a chunk of it is acknowledged.
 void Entry::Impl::queue_prefill(Session& session) {
   if (session.chunks_in_flight() >= config.chunks_in_flight) return;
-  rotation.add(session.client(), session.id());
+  prefills.add(session.turn());
 }
 
 void Entry::Impl::acknowledge(Session& session, std::uint32_t position) {
   tokens_in_flight -= session.acknowledge(position);
   if (!session.answering || session.answering->phase != Answering::Phase::kFeeding) return;
   queue_prefill(session);
+}
+
+/// With the user's account of it.
+void Entry::Impl::append(Session& session, std::span<const std::int32_t> tokens) {
+  session.append(tokens);
+  users.at(session.user()).tokens += tokens.size();
 }
 
 // ---- caches ----------------------------------------------------------------------------------
@@ -100,7 +123,9 @@ void Entry::Impl::send_close(std::uint64_t route_id) {
 }
 
 void Entry::Impl::forget_cache(Session& session) {
-  rotation.remove(session.client(), session.id());
+  prefills.remove(session.turn());
+  steps.remove(session.turn());
+  end_step(session);
   tokens_in_flight -= session.tokens_in_flight();
   by_route_id.erase(session.lose());
 }
@@ -124,12 +149,20 @@ bool Entry::Impl::give_up_an_idle_cache() {
 
 // ---- ending ----------------------------------------------------------------------------------
 
-void Entry::Impl::finish(Session& session, ipc::Status status, std::string sentence,
-                         std::int32_t stop_token) {
-  const Answering request = std::move(*session.answering);
+Answering Entry::Impl::end_request(Session& session) {
+  prefills.remove(session.turn());
+  steps.remove(session.turn());
+  end_step(session);
+  Answering request = std::move(*session.answering);
   session.answering.reset();
   requests.erase({request.client, request.id});
-  rotation.remove(session.client(), session.id());
+  if (--users.at(session.user()).answering == 0) --users_answering;
+  return request;
+}
+
+void Entry::Impl::finish(Session& session, ipc::Status status, std::string sentence,
+                         std::int32_t stop_token) {
+  const Answering request = end_request(session);
 
   const bool failed = status >= ipc::Status::kInvalid;  // every number from there on is an error
   const bool lives_on = failed ? request.continues : request.keep;
@@ -144,14 +177,18 @@ void Entry::Impl::finish(Session& session, ipc::Status status, std::string sente
     drop(session);
   } else if (failed) {
     give_up_cache(session);
+    users.at(session.user()).tokens -= session.size() - request.prompt_begin;
     session.truncate(request.prompt_begin);
   }
   port.finish(request.client, request.id, final);
 }
 
 void Entry::Impl::drop(Session& session) {
-  if (session.answering) requests.erase({session.client(), session.answering->id});
+  if (session.answering) end_request(session);
   give_up_cache(session);
+  const auto user = users.find(session.user());
+  user->second.tokens -= session.size();
+  if (--user->second.sessions == 0) users.erase(user);
   by_id.erase(session.id());
 }
 
@@ -166,8 +203,10 @@ void Entry::on_request(ipc::ClientId client, ipc::Request request) {
     impl_->generate(client, std::move(*generate));
   } else if (const auto* cancel = std::get_if<ipc::CancelRequest>(&request)) {
     impl_->cancel(client, *cancel);
+  } else if (const auto* close = std::get_if<ipc::CloseSessionRequest>(&request)) {
+    impl_->close_session(client, *close);
   } else {
-    impl_->close_session(client, std::get<ipc::CloseSessionRequest>(request));
+    impl_->fork_session(client, std::get<ipc::ForkSessionRequest>(request));
   }
   impl_->pump();
 }

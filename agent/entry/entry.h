@@ -36,6 +36,9 @@ class EntryPort {
   /// Towards the first stage, in order.
   virtual void send_work(wire::WorkItem item) = 0;
   virtual void send_close(std::uint64_t session) = 0;
+  virtual void send_fork(const wire::ForkItem& fork) = 0;
+  /// Whose program the client is; it is connected.
+  virtual std::uint32_t user_of(ipc::ClientId client) = 0;
   // Towards the client; the same meaning as in ipc::Server.
   virtual bool can_take(ipc::ClientId client) = 0;
   virtual void token(ipc::ClientId client, std::uint64_t request, std::int32_t token,
@@ -50,8 +53,14 @@ struct EntryConfig {
   std::uint32_t context = 0;              // positions a session may hold
   std::uint32_t prefill_chunk = 512;      // tokens of one work item
   std::uint32_t chunks_in_flight = 2;     // of one session
-  std::uint32_t tokens_in_flight = 4096;  // of all sessions' prefill; clients take turns for it
-  std::uint32_t max_sessions = 1024;      // kept and active; beyond: busy
+  std::uint32_t tokens_in_flight = 4096;  // of all sessions' prefill; users take turns for it
+  /// Decode steps of all sessions, while several users want answers; they take turns for it. One
+  /// user alone is not held back.
+  std::uint32_t steps_in_flight = 64;
+  std::uint32_t max_sessions = 1024;  // kept and active; beyond: busy
+  std::uint32_t max_sessions_per_user = 512;
+  /// Tokens that one user's sessions may hold together, which is memory of this process.
+  std::uint64_t max_tokens_per_user = 64U << 20;
   /// Where session ids begin. Drawn at random by every process, so that sessions of different
   /// agents, and of one agent before and after a restart, are never taken for one another.
   std::uint64_t session_base = 1;
@@ -72,7 +81,9 @@ class Entry {
   Entry(const EntryConfig& config, EntryPort& port);
   ~Entry();
 
-  /// A close_session ends the request that is using the session as cancelled, then itself.
+  /// A fork of a session that is answering is refused as busy; the copy keeps its tokens even if
+  /// the caches could not be copied, and is then fed again when it goes on. A close_session ends
+  /// the request that is using the session as cancelled, then itself.
   void on_request(ipc::ClientId client, ipc::Request request);
   void on_gone(ipc::ClientId client);
   void on_space(ipc::ClientId client);

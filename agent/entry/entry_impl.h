@@ -21,6 +21,7 @@ struct Entry::Impl {
   void generate(ipc::ClientId client, ipc::GenerateRequest request);
   void cancel(ipc::ClientId client, const ipc::CancelRequest& request);
   void close_session(ipc::ClientId client, const ipc::CloseSessionRequest& request);
+  void fork_session(ipc::ClientId client, const ipc::ForkSessionRequest& request);
   void gone(ipc::ClientId client);
   void space(ipc::ClientId client);
 
@@ -33,9 +34,9 @@ struct Entry::Impl {
   // ---- entry.cpp ----
   Session* find(ipc::ClientId client, std::uint64_t id);
   Session* find_by_route_id(std::uint64_t route_id);
-  /// Lets the session feed what it has not fed: the next decode step at once, prefill in its turn.
+  /// Lets the session feed what it has not fed, in its turn.
   void feed(Session& session);
-  /// Sends prefill chunks while the bound on tokens in flight allows.
+  /// Sends prefill chunks and decode steps while the bounds on what is in flight allow.
   void pump();
   void acknowledge(Session& session, std::uint32_t position);
   /// Gives up the session's cache, telling the route; its tokens stay.
@@ -57,7 +58,15 @@ struct Entry::Impl {
     ipc::Status status;
     std::string sentence;
   };
-  std::optional<Refusal> check(const ipc::GenerateRequest& request, const Session* session) const;
+  static Refusal unknown(std::uint64_t session);
+  static Refusal still_answering(const Session& session);
+  std::optional<Refusal> check(ipc::ClientId client, const ipc::GenerateRequest& request,
+                               const Session* session) const;
+  std::optional<Refusal> check_fork(ipc::ClientId client, const ipc::ForkSessionRequest& request,
+                                    const Session* session) const;
+  std::optional<Refusal> check_room(ipc::ClientId client, const Session* session,
+                                    std::size_t more_tokens) const;
+  Session& add_session(ipc::ClientId client);
   Session& begin(ipc::ClientId client, ipc::GenerateRequest& request, Session* session);
 
   // answers.cpp
@@ -70,6 +79,11 @@ struct Entry::Impl {
 
   // entry.cpp
   void queue_prefill(Session& session);
+  void send_step(Session& session);
+  void end_step(Session& session);
+  /// The session is answering nothing any more; its caches and tokens stay.
+  Answering end_request(Session& session);
+  void append(Session& session, std::span<const std::int32_t> tokens);
   std::uint64_t next_id();
   void send_close(std::uint64_t route_id);
   std::uint32_t context_for(const Session& session) const;
@@ -90,8 +104,17 @@ struct Entry::Impl {
   std::unordered_map<std::uint64_t, Session*> by_route_id;
   std::map<std::pair<ipc::ClientId, std::uint64_t>, Session*> requests;
   std::map<ipc::ClientId, std::vector<std::uint64_t>> paused;  // sessions; may name ones that ended
-  Rotation rotation;
-  std::uint64_t tokens_in_flight = 0;      // of prefill chunks not acknowledged
+  Rotation prefills;
+  Rotation steps;
+  std::uint64_t tokens_in_flight = 0;  // of prefill chunks not acknowledged
+  std::uint64_t steps_in_flight = 0;
+  struct User {
+    std::uint64_t sessions = 0;
+    std::uint64_t answering = 0;
+    std::uint64_t tokens = 0;  // in journals
+  };
+  std::map<UserId, User> users;  // those with sessions
+  std::size_t users_answering = 0;
   std::vector<std::uint64_t> closes_owed;  // to the route once it is ready again
 };
 

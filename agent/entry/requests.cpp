@@ -27,16 +27,24 @@ std::string too_long(std::size_t prompt, std::size_t held, std::uint32_t context
 
 }  // namespace
 
+Entry::Impl::Refusal Entry::Impl::unknown(std::uint64_t session) {
+  return {ipc::Status::kUnknownSession,
+          fmt::format("session {} is not one of this connection's: begin a new one", session)};
+}
+
+Entry::Impl::Refusal Entry::Impl::still_answering(const Session& session) {
+  return {ipc::Status::kBusy,
+          fmt::format("session {} is still answering request {}: wait for it or cancel it",
+                      session.id(), session.answering->id)};
+}
+
 /// What cannot succeed later comes before what can.
-std::optional<Entry::Impl::Refusal> Entry::Impl::check(const ipc::GenerateRequest& request,
+std::optional<Entry::Impl::Refusal> Entry::Impl::check(ipc::ClientId client,
+                                                       const ipc::GenerateRequest& request,
                                                        const Session* session) const {
   using ipc::Status;
   if (stopped) return Refusal{Status::kAgentShutdown, ""};
-  if (request.session_id != 0 && session == nullptr) {
-    return Refusal{Status::kUnknownSession,
-                   fmt::format("session {} is not one of this connection's: begin a new one",
-                               request.session_id)};
-  }
+  if (request.session_id != 0 && session == nullptr) return unknown(request.session_id);
   if (session == nullptr && request.prompt.empty()) {
     return Refusal{Status::kInvalid, "a new session needs a prompt of at least one token"};
   }
@@ -49,27 +57,59 @@ std::optional<Entry::Impl::Refusal> Entry::Impl::check(const ipc::GenerateReques
     return Refusal{Status::kRouteNotReady,
                    reason.empty() ? "" : fmt::format("the model is not ready: {}", reason)};
   }
-  if (session != nullptr && session->answering) {
-    return Refusal{Status::kBusy,
-                   fmt::format("session {} is still answering request {}: wait for it or cancel it",
-                               session->id(), session->answering->id)};
-  }
+  if (session != nullptr && session->answering) return still_answering(*session);
+  return check_room(client, session, request.prompt.size());
+}
+
+std::optional<Entry::Impl::Refusal> Entry::Impl::check_fork(ipc::ClientId client,
+                                                            const ipc::ForkSessionRequest& request,
+                                                            const Session* session) const {
+  if (stopped) return Refusal{ipc::Status::kAgentShutdown, ""};
+  if (session == nullptr) return unknown(request.session_id);
+  if (session->answering) return still_answering(*session);
+  return check_room(client, nullptr, session->size());
+}
+
+/// Null: for a session more.
+std::optional<Entry::Impl::Refusal> Entry::Impl::check_room(ipc::ClientId client,
+                                                            const Session* session,
+                                                            std::size_t more_tokens) const {
+  using ipc::Status;
   if (session == nullptr && by_id.size() >= config.max_sessions) {
     return Refusal{Status::kBusy,
                    fmt::format("all {} sessions of this agent are taken: close one, or try again "
                                "later",
                                config.max_sessions)};
   }
+  const UserId id = port.user_of(client);
+  const auto user = users.find(id);
+  if (user == users.end()) return std::nullopt;
+  if (session == nullptr && user->second.sessions >= config.max_sessions_per_user) {
+    return Refusal{Status::kBusy,
+                   fmt::format("user {} has {} sessions, which is the most for one user: close one",
+                               id, user->second.sessions)};
+  }
+  if (user->second.tokens + more_tokens > config.max_tokens_per_user) {
+    return Refusal{Status::kBusy,
+                   fmt::format("the sessions of user {} hold {} tokens, and {} more exceed the {} "
+                               "of one user: close some",
+                               id, user->second.tokens, more_tokens, config.max_tokens_per_user)};
+  }
   return std::nullopt;
+}
+
+Session& Entry::Impl::add_session(ipc::ClientId client) {
+  const std::uint64_t id = next_id();
+  const UserId user = port.user_of(client);
+  ++users[user].sessions;
+  return *by_id.emplace(id, std::make_unique<Session>(id, client, user)).first->second;
 }
 
 Session& Entry::Impl::begin(ipc::ClientId client, ipc::GenerateRequest& request, Session* session) {
   const bool continues = session != nullptr;
-  if (!continues) {
-    const std::uint64_t id = next_id();
-    session = by_id.emplace(id, std::make_unique<Session>(id, client)).first->second.get();
-  }
+  if (!continues) session = &add_session(client);
   session->last_used = ++uses;
+  if (users.at(session->user()).answering++ == 0) ++users_answering;
   Answering& answering = session->answering.emplace();
   answering.client = client;
   answering.id = request.id;
@@ -82,14 +122,14 @@ Session& Entry::Impl::begin(ipc::ClientId client, ipc::GenerateRequest& request,
   answering.logprobs = request.logprobs;
   answering.keep = request.keep_session;
   answering.progress = request.progress;
-  session->append(request.prompt);
+  append(*session, request.prompt);
   requests.emplace(std::pair(client, request.id), session);
   return *session;
 }
 
 void Entry::Impl::generate(ipc::ClientId client, ipc::GenerateRequest request) {
   Session* session = request.session_id == 0 ? nullptr : find(client, request.session_id);
-  if (const auto refusal = check(request, session)) {
+  if (const auto refusal = check(client, request, session)) {
     ipc::Server::Final final;
     final.status = refusal->status;
     final.sentence = refusal->sentence;
@@ -124,6 +164,29 @@ void Entry::Impl::close_session(ipc::ClientId client, const ipc::CloseSessionReq
       drop(*session);
     }
   }
+  port.finish(client, request.id, final);
+}
+
+void Entry::Impl::fork_session(ipc::ClientId client, const ipc::ForkSessionRequest& request) {
+  const Session* source = find(client, request.session_id);
+  ipc::Server::Final final;
+  if (const auto refusal = check_fork(client, request, source)) {
+    final.status = refusal->status;
+    final.sentence = refusal->sentence;
+    port.finish(client, request.id, final);
+    return;
+  }
+  Session& copy = add_session(client);
+  copy.last_used = ++uses;
+  const std::uint64_t route_id = ready && source->fed() > 0 ? next_id() : 0;
+  copy.copy(*source, route_id);
+  users.at(copy.user()).tokens += copy.size();
+  if (route_id != 0) {
+    by_route_id.emplace(route_id, &copy);
+    port.send_fork(source->fork_item(route_id, entry_index));
+  }
+  final.status = ipc::Status::kOkForked;
+  final.session_id = copy.id();
   port.finish(client, request.id, final);
 }
 

@@ -21,6 +21,19 @@ void Session::open(std::uint64_t route_id, std::uint32_t context) {
   context_ = context;
 }
 
+void Session::copy(const Session& source, std::uint64_t route_id) {
+  assert(route_id_ == 0 && journal_.empty());
+  journal_ = source.journal_;
+  if (route_id == 0) return;
+  open(route_id, source.context_);
+  fed_ = source.fed_;
+  fed_hash_ = source.fed_hash_;
+}
+
+wire::ForkItem Session::fork_item(std::uint64_t target, std::uint32_t entry) const {
+  return {route_id_, target, fed_hash_, fed_, entry};
+}
+
 std::uint64_t Session::lose() {
   fed_ = 0;
   fed_hash_ = 0;

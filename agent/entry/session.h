@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "agent/entry/rotation.h"
 #include "agent/wire/frame.h"
 #include "ipc/server/server.h"
 
@@ -21,7 +22,12 @@ namespace ds4::agent {
 
 /// The request that a session is answering.
 struct Answering {
-  enum class Phase { kFeeding, kAwaiting, kPaused };
+  enum class Phase {
+    kFeeding,   // its prompt, in chunks
+    kStepping,  // its turn for the next decode step will come
+    kAwaiting,
+    kPaused  // the client has no room
+  };
 
   ipc::ClientId client = 0;
   std::uint64_t id = 0;
@@ -38,14 +44,18 @@ struct Answering {
   std::uint32_t progress_done = 0;
   bool replayed = false;  // since the last token
   Phase phase = Phase::kFeeding;
+  bool step_in_flight = false;
 };
 
 class Session {
  public:
-  Session(std::uint64_t id, ipc::ClientId client) : id_(id), client_(client) {}
+  Session(std::uint64_t id, ipc::ClientId client, UserId user)
+      : id_(id), client_(client), user_(user) {}
 
   std::uint64_t id() const { return id_; }  // the client's name for it
   ipc::ClientId client() const { return client_; }
+  UserId user() const { return user_; }
+  Turn turn() const { return {user_, client_, id_}; }
   std::size_t size() const { return journal_.size(); }
   std::size_t unfed() const { return journal_.size() - fed_; }
   std::uint32_t fed() const { return fed_; }
@@ -59,6 +69,10 @@ class Session {
 
   /// A new, empty cache under `route_id` for `context` positions. Only for a session without one.
   void open(std::uint64_t route_id, std::uint32_t context);
+  /// Takes over what `source` holds, and its cache as a copy under `route_id` (0: none).
+  void copy(const Session& source, std::uint64_t route_id);
+  /// What the stages must hold of this session to copy it.
+  wire::ForkItem fork_item(std::uint64_t target, std::uint32_t entry) const;
   /// The cache is lost, or given up: the next feeding begins at position 0. Returns its route id,
   /// or 0.
   std::uint64_t lose();
@@ -82,6 +96,7 @@ class Session {
 
   const std::uint64_t id_;
   const ipc::ClientId client_;
+  const UserId user_;
   std::vector<std::int32_t> journal_;
   std::uint64_t route_id_ = 0;
   std::uint32_t context_ = 0;

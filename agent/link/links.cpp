@@ -246,6 +246,10 @@ bool Links::send(std::uint32_t stage, const wire::CloseFrame& frame) {
   return impl_->send(stage, wire::MessageKind::kClose, wire::encode(frame));
 }
 
+bool Links::send(std::uint32_t stage, const wire::ForkFrame& frame) {
+  return impl_->send(stage, wire::MessageKind::kFork, wire::encode(frame));
+}
+
 bool Links::send(std::uint32_t stage, const wire::ErrorFrame& frame) {
   return impl_->send(stage, wire::MessageKind::kError, wire::encode(frame));
 }

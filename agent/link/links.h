@@ -3,7 +3,7 @@
 //
 // One ROUTER socket receives everything, from stages and from ds4ctl alike; replies to ds4ctl go
 // back through it. Towards each other stage there are two DEALER sockets of our own: one for work,
-// tokens, closings and errors, in order, and one for pings alone. A ping must not wait behind a
+// tokens, closings, forks and errors, in order, and one for pings alone. A ping must not wait behind a
 // hundred megabytes of activations, or a busy link would look like a dead node; and a ping that
 // cannot be sent now is worth nothing later, so its socket queues nothing while it is not
 // connected. Work does queue, up to a bound; beyond it the peer is called unreachable, because the
@@ -70,6 +70,7 @@ class Links {
   bool send(std::uint32_t stage, wire::WorkFrame frame);
   bool send(std::uint32_t stage, const wire::TokenFrame& frame);
   bool send(std::uint32_t stage, const wire::CloseFrame& frame);
+  bool send(std::uint32_t stage, const wire::ForkFrame& frame);
   bool send(std::uint32_t stage, const wire::ErrorFrame& frame);
   /// To every linked stage; not connected ones miss it.
   void ping(const wire::PingFrame& frame);

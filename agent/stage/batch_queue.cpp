@@ -38,13 +38,18 @@ void BatchQueue::push(wire::WorkFrame frame) {
   for (wire::WorkItem& item : frame.items) {
     const std::size_t rows = item.tokens.size();
     const std::uint64_t session = item.session;
-    append(session, {Piece{std::move(item), streams, row}});
+    append(session, Piece{std::move(item), streams, row});
     row += rows;
   }
 }
 
 void BatchQueue::push_close(std::uint64_t session) {
-  append(session, {});
+  append(session, Close{});
+}
+
+void BatchQueue::push_fork(const wire::ForkItem& fork) {
+  append(fork.source, fork);
+  append(fork.target, AwaitFork{fork.source});
 }
 
 void BatchQueue::append(std::uint64_t session, Entry entry) {
@@ -60,9 +65,12 @@ void BatchQueue::enlist(std::uint64_t session) {
     return;
   }
   const Entry& head = found->second.front();
-  if (!head.work) {
+  if (std::holds_alternative<AwaitFork>(head)) return;  // release_target() goes on
+  if (std::holds_alternative<Close>(head)) {
     closes_.push_back(session);
-  } else if (rows_of(*head.work) == 1) {
+  } else if (std::holds_alternative<wire::ForkItem>(head)) {
+    forks_.push_back(session);
+  } else if (rows_of(std::get<Piece>(head)) == 1) {
     decodes_.push_back(session);
   } else {
     prefills_.push_back(session);
@@ -81,9 +89,35 @@ std::vector<std::uint64_t> BatchQueue::take_closes() {
   return taken;
 }
 
+std::vector<wire::ForkItem> BatchQueue::take_forks() {
+  std::vector<wire::ForkItem> taken;
+  while (!forks_.empty()) {
+    Line& line = sessions_.at(forks_.front());
+    taken.push_back(std::get<wire::ForkItem>(line.front()));
+    line.pop_front();
+    forks_.pop_front();
+    enlist(taken.back().source);
+    release_target(taken.back());
+  }
+  return taken;
+}
+
+/// Forks of one source to one target are taken in the order in which they wait, so the first of the
+/// target's entries that awaits this source is the one.
+void BatchQueue::release_target(const wire::ForkItem& fork) {
+  Line& line = sessions_.at(fork.target);
+  const auto awaits = std::find_if(line.begin(), line.end(), [&](const Entry& entry) {
+    const auto* waiting = std::get_if<AwaitFork>(&entry);
+    return waiting != nullptr && waiting->source == fork.source;
+  });
+  const bool was_head = awaits == line.begin();
+  line.erase(awaits);
+  if (was_head) enlist(fork.target);
+}
+
 Piece BatchQueue::take_rows(std::uint64_t session, std::uint32_t rows) {
   Line& line = sessions_.at(session);
-  Piece& head = *line.front().work;
+  Piece& head = std::get<Piece>(line.front());
   if (rows < rows_of(head)) return split(head, rows);
   Piece whole = std::move(head);
   line.pop_front();

@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <optional>
 #include <unordered_map>
+#include <variant>
 #include <vector>
 
 #include "agent/wire/frame.h"
@@ -32,30 +32,41 @@ class BatchQueue {
   /// `frame.streams` must be empty or have a whole number of floats for each of its rows.
   void push(wire::WorkFrame frame);
   void push_close(std::uint64_t session);
+  /// Waits for the source's work that came before it; the target's work that comes after waits for
+  /// it.
+  void push_fork(const wire::ForkItem& fork);
   bool empty() const { return sessions_.empty(); }
 
   /// The sessions whose closing has no work before it any more, in order of their turn.
   std::vector<std::uint64_t> take_closes();
-  /// The next batch: at least one piece unless only closings (or nothing) wait.
+  /// The forks whose source has no work before them any more. What the targets have waiting may
+  /// run from here on.
+  std::vector<wire::ForkItem> take_forks();
+  /// The next batch: at least one piece unless only closings and forks (or nothing) wait.
   std::vector<Piece> take_batch();
 
  private:
-  struct Entry {
-    std::optional<Piece> work;  // none: close the session
+  struct Close {};
+  /// In the target's line, until its fork has been taken.
+  struct AwaitFork {
+    std::uint64_t source;
   };
+  using Entry = std::variant<Piece, Close, wire::ForkItem, AwaitFork>;
   using Line = std::deque<Entry>;
 
   void append(std::uint64_t session, Entry entry);
   /// Puts the session into the turn its head belongs to, or forgets it when nothing waits.
   void enlist(std::uint64_t session);
+  void release_target(const wire::ForkItem& fork);
   Piece take_rows(std::uint64_t session, std::uint32_t rows);
   std::uint32_t decode_rows();
 
   std::uint32_t max_rows_;
   std::uint32_t prefill_rows_;
   bool prefill_turn_ = false;
-  std::unordered_map<std::uint64_t, Line> sessions_;  // none is empty; each is in exactly one turn
+  std::unordered_map<std::uint64_t, Line> sessions_;  // none is empty; each is in at most one turn
   std::deque<std::uint64_t> closes_;
+  std::deque<std::uint64_t> forks_;  // sources
   std::deque<std::uint64_t> decodes_;
   std::deque<std::uint64_t> prefills_;
 };

@@ -54,7 +54,9 @@ void Runner::accept(wire::WorkFrame frame, std::vector<Outgoing>& out) {
   if (unanswerable > 0) return;
   if (!streams_fit(frame)) {
     const Error error{ErrorCode::kCorrupt, "work came with streams of the wrong size"};
-    for (const wire::WorkItem& item : frame.items) fail_item(item, error, out);
+    for (const wire::WorkItem& item : frame.items) {
+      fail_session(item.session, item.entry, error, out);
+    }
     return;
   }
   queue_.push(std::move(frame));
@@ -64,14 +66,21 @@ void Runner::accept(const wire::CloseFrame& frame) {
   for (const std::uint64_t session : frame.sessions) queue_.push_close(session);
 }
 
+void Runner::accept(const wire::ForkFrame& frame) {
+  for (const wire::ForkItem& item : frame.items) {
+    if (item.entry < place_.count && item.source != item.target) queue_.push_fork(item);
+  }
+}
+
 void Runner::step(std::vector<Outgoing>& out, TimePoint now) {
   close_due(out);
+  fork_due(out, now);
   std::vector<Piece> batch = queue_.take_batch();
   std::vector<Piece> admitted;
   admitted.reserve(batch.size());
   for (Piece& piece : batch) {
     if (const auto ok = admit(piece.item, now); !ok) {
-      fail_item(piece.item, ok.error(), out);
+      fail_session(piece.item.session, piece.item.entry, ok.error(), out);
     } else {
       admitted.push_back(std::move(piece));
     }
@@ -89,6 +98,44 @@ void Runner::close_due(std::vector<Outgoing>& out) {
     for (const std::uint64_t session : frame.sessions) forget(session);
     if (!is_last()) out.push_back({place_.index + 1, std::move(frame)});
   }
+}
+
+/// What failed here is not passed on: the copy's work will not get past this stage either.
+void Runner::fork_due(std::vector<Outgoing>& out, TimePoint now) {
+  wire::ForkFrame onward;
+  onward.epoch = place_.epoch;
+  const auto pass_on = [&] {
+    if (!onward.items.empty() && !is_last()) out.push_back({place_.index + 1, onward});
+    onward.items.clear();
+  };
+  for (const wire::ForkItem& item : queue_.take_forks()) {
+    if (const auto copied = fork(item, now); !copied) {
+      fail_session(item.target, item.entry, copied.error(), out);
+      continue;
+    }
+    onward.items.push_back(item);
+    if (onward.items.size() == wire::kMaxItems) pass_on();
+  }
+  pass_on();
+}
+
+Result<void> Runner::fork(const wire::ForkItem& item, TimePoint now) {
+  const auto source = places_.find(item.source);
+  if (source == places_.end() || source->second.position != item.position ||
+      source->second.hash != item.prefix_hash) {
+    return fail(ErrorCode::kMismatch, "the session to be copied is not held here as it was named");
+  }
+  if (places_.contains(item.target)) {
+    return fail(ErrorCode::kMismatch, "the copy's name is in use here");
+  }
+  source->second.last_used = now;
+  auto copied = slice_.fork_session(item.source, item.target);
+  while (!copied && copied.error().code == ErrorCode::kResourceExhausted &&
+         forget_an_idle_session(now) && places_.contains(item.source)) {
+    copied = slice_.fork_session(item.source, item.target);
+  }
+  if (copied) places_.emplace(item.target, Place{item.position, item.prefix_hash, now});
+  return copied;
 }
 
 Result<void> Runner::admit(const wire::WorkItem& item, TimePoint now) {
@@ -139,7 +186,9 @@ bool Runner::forget_an_idle_session(TimePoint now) {
 void Runner::run(std::span<Piece> pieces, std::vector<Outgoing>& out) {
   if (const auto ok = forward(pieces); !ok) {
     // No cache has changed. Halving finds the piece that the slice refuses; the others still run.
-    if (pieces.size() == 1) return fail_item(pieces[0].item, ok.error(), out);
+    if (pieces.size() == 1) {
+      return fail_session(pieces[0].item.session, pieces[0].item.entry, ok.error(), out);
+    }
     const std::size_t half = pieces.size() / 2;
     run(pieces.first(half), out);
     run(pieces.subspan(half), out);
@@ -233,16 +282,17 @@ void Runner::answer(std::span<const Piece> pieces, std::vector<Outgoing>& out) {
   }
 }
 
-void Runner::fail_item(const wire::WorkItem& item, const Error& error, std::vector<Outgoing>& out) {
-  forget(item.session);
+void Runner::fail_session(std::uint64_t session, std::uint32_t entry, const Error& error,
+                          std::vector<Outgoing>& out) {
+  forget(session);
   wire::ErrorFrame frame;
   frame.epoch = place_.epoch;
   frame.stage = place_.index;
-  frame.sessions = {item.session};
+  frame.sessions = {session};
   frame.code = error.code;
   frame.message =
       fmt::format("stage {} ({}): {}", place_.index, slice_.range().to_string(), error.message);
-  out.push_back({item.entry, std::move(frame)});
+  out.push_back({entry, std::move(frame)});
 }
 
 void Runner::forget(std::uint64_t session) {

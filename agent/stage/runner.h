@@ -29,8 +29,9 @@ class Runner {
 
   void accept(wire::WorkFrame frame, std::vector<Outgoing>& out);
   void accept(const wire::CloseFrame& frame);
+  void accept(const wire::ForkFrame& frame);
   bool idle() const { return queue_.empty(); }
-  /// Carries out the closings that are due and runs one batch.
+  /// Carries out the closings and forks that are due and runs one batch.
   void step(std::vector<Outgoing>& out, TimePoint now);
 
   std::uint64_t sessions() const { return places_.size(); }
@@ -47,6 +48,8 @@ class Runner {
   bool is_last() const { return place_.index + 1 == place_.count; }
   bool streams_fit(const wire::WorkFrame& frame) const;
   void close_due(std::vector<Outgoing>& out);
+  void fork_due(std::vector<Outgoing>& out, TimePoint now);
+  Result<void> fork(const wire::ForkItem& item, TimePoint now);
   /// Checks that the slice holds exactly the prefix that the piece continues, opening the session
   /// where the piece begins it.
   Result<void> admit(const wire::WorkItem& item, TimePoint now);
@@ -58,7 +61,8 @@ class Runner {
   void advance(std::span<const Piece> pieces);
   void pass_on(std::span<Piece> pieces, std::vector<Outgoing>& out);
   void answer(std::span<const Piece> pieces, std::vector<Outgoing>& out);
-  void fail_item(const wire::WorkItem& item, const Error& error, std::vector<Outgoing>& out);
+  void fail_session(std::uint64_t session, std::uint32_t entry, const Error& error,
+                    std::vector<Outgoing>& out);
   void forget(std::uint64_t session);
 
   Slice& slice_;

@@ -16,7 +16,7 @@
 namespace ds4::agent {
 namespace {
 
-using Inbound = std::variant<wire::WorkFrame, wire::CloseFrame>;
+using Inbound = std::variant<wire::WorkFrame, wire::CloseFrame, wire::ForkFrame>;
 
 UniqueFd make_event() {
   const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -79,8 +79,10 @@ struct Stage::Impl {
   void accept(Inbound frame, std::vector<Outgoing>& out) {
     if (auto* work_frame = std::get_if<wire::WorkFrame>(&frame)) {
       runner.accept(std::move(*work_frame), out);
+    } else if (const auto* close = std::get_if<wire::CloseFrame>(&frame)) {
+      runner.accept(*close);
     } else {
-      runner.accept(std::get<wire::CloseFrame>(frame));
+      runner.accept(std::get<wire::ForkFrame>(frame));
     }
   }
 
@@ -138,6 +140,10 @@ void Stage::submit(wire::WorkFrame frame) {
 }
 
 void Stage::submit(wire::CloseFrame frame) {
+  if (frame.epoch == impl_->place.epoch) impl_->submit(std::move(frame));
+}
+
+void Stage::submit(wire::ForkFrame frame) {
   if (frame.epoch == impl_->place.epoch) impl_->submit(std::move(frame));
 }
 

@@ -1,10 +1,10 @@
 #pragma once
 // A stage: the engine thread of one committed epoch, around one Slice.
 //
-// The main loop hands it work and closings; it runs everything that is waiting as one forward()
-// call of many sessions (up to the slice's rows), samples where it owns the output head, and leaves
-// frames for the main loop to send. It never touches a socket. Its event descriptor becomes
-// readable when there is something to drain.
+// The main loop hands it work, closings and forks; it runs everything that is waiting as one
+// forward() call of many sessions (up to the slice's rows), samples where it owns the output head,
+// and leaves frames for the main loop to send. It never touches a socket. Its event descriptor
+// becomes readable when there is something to drain.
 //
 // An item may be run in parts, so the last stage may acknowledge positions inside an item before
 // its end, and only the end brings the token. Within a session everything happens in the order of
@@ -35,7 +35,9 @@ struct StagePlace {
 /// sent).
 struct Outgoing {
   std::uint32_t to = 0;
-  std::variant<wire::WorkFrame, wire::TokenFrame, wire::CloseFrame, wire::ErrorFrame> frame;
+  std::variant<wire::WorkFrame, wire::TokenFrame, wire::CloseFrame, wire::ForkFrame,
+               wire::ErrorFrame>
+      frame;
 };
 
 struct StageOptions {
@@ -73,6 +75,7 @@ class Stage {
   /// the route. Never blocks.
   void submit(wire::WorkFrame frame);
   void submit(wire::CloseFrame frame);
+  void submit(wire::ForkFrame frame);
 
   int event_fd() const;
   /// What there is to send, in order; resets the event.

@@ -8,6 +8,8 @@
 //   tokens    epoch u64 | 0 u32 | outcomes u32 | outcome*
 //   outcome   session u64 | position u32 | token i32 | logprob f32 | 0 u32
 //   close     epoch u64 | 0 u32 | sessions u32 | session u64*
+//   fork      epoch u64 | 0 u32 | items u32 | fork item*
+//   fork item source u64 | target u64 | prefix_hash u64 | position u32 | entry u32
 //   error     epoch u64 | stage u32 | code u32 | sessions u32 | message_bytes u32 | session u64* | message
 //   ping      epoch u64 | instance u64 | stage u32 | flags u32 (1: loaded, 2: route ready)
 //             | processes u64
@@ -32,6 +34,7 @@ constexpr std::size_t kItemBytes = 40;
 constexpr std::size_t kSamplingBytes = 24;
 constexpr std::size_t kOutcomeBytes = 24;
 constexpr std::size_t kSessionBytes = 8;
+constexpr std::size_t kForkBytes = 32;
 constexpr std::uint32_t kSampleFlag = 1U << 0;
 constexpr std::uint32_t kLoadedFlag = 1U << 0;
 constexpr std::uint32_t kRouteReadyFlag = 1U << 1;
@@ -121,16 +124,21 @@ void read_tokens(ByteReader& in, std::uint32_t count, std::vector<std::int32_t>&
   }
 }
 
+std::uint32_t read_stage(ByteReader& in, std::string_view field) {
+  const std::uint32_t stage = in.u32(field);
+  if (stage >= kMaxStages) {
+    in.reject(field, fmt::format("is {}, must be below {}", stage, kMaxStages));
+  }
+  return stage;
+}
+
 WorkItem read_item(ByteReader& in, std::uint32_t rows_left) {
   WorkItem item;
   item.session = in.u64("session");
   item.prefix_hash = in.u64("prefix_hash");
   item.first_position = in.u32("first_position");
   item.context = in.u32("context");
-  item.entry = in.u32("entry");
-  if (item.entry >= kMaxStages) {
-    in.reject("entry", fmt::format("is {}, must be below {}", item.entry, kMaxStages));
-  }
+  item.entry = read_stage(in, "entry");
   const std::uint32_t flags = in.u32("flags");
   if ((flags & ~kSampleFlag) != 0) in.reject("flags", fmt::format("{:#x} are unknown", flags));
   const std::uint32_t tokens = in.count("tokens", 1, rows_left, sizeof(std::int32_t));
@@ -150,14 +158,6 @@ std::uint32_t read_count(ByteReader& in, std::string_view field, std::size_t ele
 void read_sessions(ByteReader& in, std::uint32_t count, std::vector<std::uint64_t>& sessions) {
   sessions.reserve(count);
   for (std::uint32_t i = 0; i < count; ++i) sessions.push_back(in.u64("sessions"));
-}
-
-std::uint32_t read_stage(ByteReader& in) {
-  const std::uint32_t stage = in.u32("stage");
-  if (stage >= kMaxStages) {
-    in.reject("stage", fmt::format("is {}, must be below {}", stage, kMaxStages));
-  }
-  return stage;
 }
 
 Result<std::vector<float>> read_streams(std::span<const std::byte> bytes, std::uint64_t rows,
@@ -222,6 +222,21 @@ std::string encode(const CloseFrame& frame) {
   out.u32(0);
   out.u32(static_cast<std::uint32_t>(frame.sessions.size()));
   for (const std::uint64_t session : frame.sessions) out.u64(session);
+  return out.take();
+}
+
+std::string encode(const ForkFrame& frame) {
+  ByteWriter out(16 + frame.items.size() * kForkBytes);
+  out.u64(frame.epoch);
+  out.u32(0);
+  out.u32(static_cast<std::uint32_t>(frame.items.size()));
+  for (const ForkItem& item : frame.items) {
+    out.u64(item.source);
+    out.u64(item.target);
+    out.u64(item.prefix_hash);
+    out.u32(item.position);
+    out.u32(item.entry);
+  }
   return out.take();
 }
 
@@ -301,11 +316,33 @@ Result<CloseFrame> decode_close(std::span<const std::byte> header) {
   return frame;
 }
 
+Result<ForkFrame> decode_fork(std::span<const std::byte> header) {
+  ByteReader in(header, "fork frame");
+  ForkFrame frame;
+  frame.epoch = in.u64("epoch");
+  const std::uint32_t count = read_count(in, "items", kForkBytes);
+  frame.items.reserve(count);
+  for (std::uint32_t i = 0; i < count && !in.failed(); ++i) {
+    in.set_element("items", i);
+    ForkItem& item = frame.items.emplace_back();
+    item.source = in.u64("source");
+    item.target = in.u64("target");
+    if (item.target == item.source) in.reject("target", "is the source");
+    item.prefix_hash = in.u64("prefix_hash");
+    item.position = in.u32("position");
+    if (item.position == 0) in.reject("position", "is 0, but a fork copies at least one token");
+    item.entry = read_stage(in, "entry");
+  }
+  in.clear_element();
+  DS4_TRY(in.finish());
+  return frame;
+}
+
 Result<ErrorFrame> decode_error(std::span<const std::byte> header) {
   ByteReader in(header, "error frame");
   ErrorFrame frame;
   frame.epoch = in.u64("epoch");
-  frame.stage = read_stage(in);
+  frame.stage = read_stage(in, "stage");
   frame.code = error_code(in.u32("code"));
   const std::uint32_t sessions = in.count("sessions", 1, kMaxItems, kSessionBytes);
   const std::uint32_t message_bytes = in.count("message_bytes", 0, kMaxTextBytes, 1);
@@ -322,7 +359,7 @@ Result<PingFrame> decode_ping(std::span<const std::byte> header) {
   PingFrame frame;
   frame.epoch = in.u64("epoch");
   frame.instance = in.u64("instance");
-  frame.stage = read_stage(in);
+  frame.stage = read_stage(in, "stage");
   const std::uint32_t flags = in.u32("flags");
   if ((flags & ~(kLoadedFlag | kRouteReadyFlag)) != 0) {
     in.reject("flags", fmt::format("{:#x} are unknown", flags));

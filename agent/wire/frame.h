@@ -4,8 +4,8 @@
 // Work flows down the route, first stage to last; tokens flow from the last stage back to the stage
 // whose agent serves the client (the entry). Every frame carries the route's epoch: a frame of
 // another epoch is dropped. A work item carries the hash of the prefix it continues, so a stage
-// that lost its cache (or never had it) says so instead of computing nonsense. Closing a session
-// follows its work down the same connections, so it can never overtake.
+// that lost its cache (or never had it) says so instead of computing nonsense. Closing or
+// copying a session follows its work down the same connections, so it can never overtake.
 //
 // On the wire: part 0 is encode_kind(), part 1 a little-endian header laid out in frame.cpp, and
 // for work between stages part 2 the streams as raw float32 {rows, n_streams, n_embd}. Decoders are
@@ -62,6 +62,22 @@ struct CloseFrame {
   std::vector<std::uint64_t> sessions;
 };
 
+/// Copies one session's caches under a new name. The source's place is said so that a stage which
+/// holds something else refuses: the copy's entry learns it as if its work had failed.
+struct ForkItem {
+  std::uint64_t source = 0;
+  std::uint64_t target = 0;
+  std::uint64_t prefix_hash = 0;  // of the tokens before `position`
+  std::uint32_t position = 0;     // at least 1
+  std::uint32_t entry = 0;        // as of a WorkItem
+  bool operator==(const ForkItem&) const = default;
+};
+
+struct ForkFrame {
+  std::uint64_t epoch = 0;
+  std::vector<ForkItem> items;
+};
+
 /// A stage could not run the items of these sessions; sent to the entry.
 struct ErrorFrame {
   std::uint64_t epoch = 0;
@@ -87,6 +103,7 @@ struct PingFrame {
 std::string encode(const WorkFrame& frame);  // part 1 only; the streams are part 2 as they lie
 std::string encode(const TokenFrame& frame);
 std::string encode(const CloseFrame& frame);
+std::string encode(const ForkFrame& frame);
 std::string encode(const ErrorFrame& frame);
 std::string encode(const PingFrame& frame);
 
@@ -97,6 +114,7 @@ Result<WorkFrame> decode_work(std::span<const std::byte> header, std::span<const
                               std::uint64_t floats_per_row);
 Result<TokenFrame> decode_tokens(std::span<const std::byte> header);
 Result<CloseFrame> decode_close(std::span<const std::byte> header);
+Result<ForkFrame> decode_fork(std::span<const std::byte> header);
 /// An error code unknown here becomes kInternal; control characters in the message become spaces.
 Result<ErrorFrame> decode_error(std::span<const std::byte> header);
 Result<PingFrame> decode_ping(std::span<const std::byte> header);

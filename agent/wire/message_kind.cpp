@@ -28,6 +28,7 @@ Result<MessageKind> decode_kind(std::span<const std::byte> part) {
     case MessageKind::kWork:
     case MessageKind::kToken:
     case MessageKind::kClose:
+    case MessageKind::kFork:
     case MessageKind::kError:
     case MessageKind::kPing:
       return kind;

@@ -17,6 +17,7 @@ enum class MessageKind : std::uint8_t {
   kWork = 'W',     // the frames between stages: frame.h
   kToken = 'T',
   kClose = 'X',
+  kFork = 'F',
   kError = 'E',
   kPing = 'P',
 };

@@ -68,6 +68,9 @@ class CpuSlice final : public Slice {
     return sessions_.open(session, context);
   }
   void close_session(SessionId session) override { sessions_.close(session); }
+  Result<void> fork_session(SessionId source, SessionId target) override {
+    return sessions_.fork(source, target);
+  }
   Result<std::uint32_t> position(SessionId session) const override {
     return sessions_.position(session);
   }

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "engine/model/compressor.h"
 
@@ -118,12 +119,24 @@ Result<std::unique_ptr<SessionCache>> SessionCache::open(const HyperParams& hp,
     const KvPlan::Layer& at = plan.layers[i];
     const std::uint32_t ratio = hp.compress_ratio[range.first + i];
     LayerCache layer;
+    const auto add_part = [&](std::uint64_t begin, std::uint64_t row_bytes, std::uint64_t rows,
+                              std::uint32_t positions_per_row) {
+      cache->parts_.push_back({begin, row_bytes, rows, positions_per_row});
+    };
+    const auto add_sums = [&](std::uint64_t begin, std::uint32_t width) {
+      add_part(begin, 3 * std::uint64_t{width} * sizeof(float), 1, 0);
+    };
     layer.raw = RowStore(cache->base_ + at.raw, plan.kv, ops);
+    add_part(at.raw, plan.kv.row_bytes(), plan.ring_rows, 1);
     if (ratio != 0) {
+      add_part(at.compressed, plan.kv.row_bytes(), context / ratio, ratio);
+      add_sums(at.sums, Compressor::width(hp.head_dim, ratio));
       layer.compressed = RowStore(cache->base_ + at.compressed, plan.kv, ops);
       layer.sums = sums_at(cache->base_ + at.sums, Compressor::width(hp.head_dim, ratio));
     }
     if (ratio == 4) {
+      add_part(at.index, plan.index.row_bytes(), context / ratio, ratio);
+      add_sums(at.index_sums, Compressor::width(hp.index_dim, ratio));
       layer.index = RowStore(cache->base_ + at.index, plan.index, ops);
       layer.index_sums =
           sums_at(cache->base_ + at.index_sums, Compressor::width(hp.index_dim, ratio));
@@ -131,6 +144,16 @@ Result<std::unique_ptr<SessionCache>> SessionCache::open(const HyperParams& hp,
     cache->layers_.push_back(layer);
   }
   return cache;
+}
+
+void SessionCache::copy(const SessionCache& from) {
+  position = from.position;
+  for (const Part& part : parts_) {
+    std::uint64_t rows = part.rows;
+    if (part.positions_per_row != 0)
+      rows = std::min<std::uint64_t>(rows, position / part.positions_per_row);
+    std::memcpy(base_ + part.begin, from.base_ + part.begin, rows * part.row_bytes);
+  }
 }
 
 SessionCache::~SessionCache() {

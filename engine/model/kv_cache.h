@@ -74,10 +74,21 @@ class SessionCache {
   std::uint32_t context() const { return context_; }
   std::uint64_t bytes() const { return bytes_; }
 
+  /// Takes over what `from`, made with the same parameters and context, holds; only that is
+  /// touched.
+  void copy(const SessionCache& from);
+
   std::uint32_t position = 0;   // positions held
   std::uint64_t last_call = 0;  // the forward() call that last named this session
 
  private:
+  /// A run of rows of the mapping, of which the first position / positions_per_row have been
+  /// written (all of them if that is 0).
+  struct Part {
+    std::uint64_t begin = 0, row_bytes = 0, rows = 0;
+    std::uint32_t positions_per_row = 0;
+  };
+
   SessionCache() = default;
 
   std::byte* base_ = nullptr;
@@ -85,6 +96,7 @@ class SessionCache {
   std::uint32_t context_ = 0;
   std::uint32_t ring_rows_ = 0;
   std::vector<LayerCache> layers_;
+  std::vector<Part> parts_;
 };
 
 }  // namespace ds4

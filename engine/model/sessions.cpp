@@ -32,6 +32,16 @@ void Sessions::close(SessionId session) {
   caches_.erase(found);
 }
 
+Result<void> Sessions::fork(SessionId source, SessionId target) {
+  const auto found = caches_.find(source);
+  if (found == caches_.end())
+    return fail(ErrorCode::kNotFound, fmt::format("no session {} is open", source));
+  const SessionCache& from = *found->second;  // stays where it is while others are added
+  DS4_TRY(open(target, from.context()));
+  caches_.at(target)->copy(from);
+  return {};
+}
+
 Result<std::uint32_t> Sessions::position(SessionId session) const {
   const auto found = caches_.find(session);
   if (found == caches_.end())

@@ -23,6 +23,7 @@ class Sessions {
 
   Result<void> open(SessionId session, std::uint32_t context);
   void close(SessionId session);
+  Result<void> fork(SessionId source, SessionId target);
   Result<std::uint32_t> position(SessionId session) const;
 
   std::uint64_t bytes() const { return bytes_; }

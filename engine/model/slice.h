@@ -60,6 +60,14 @@ class Slice {
   /// bytes needed and left), kInvalidArgument if the session exists.
   virtual Result<void> open_session(SessionId session, std::uint32_t context) = 0;
   virtual void close_session(SessionId session) = 0;
+  /// Makes `target` a second session that holds what `source` holds, for the same context; both go
+  /// on apart. Errors: as open_session(), kNotFound if there is no source, kUnsupported where a
+  /// backend cannot (callers then feed the tokens again).
+  virtual Result<void> fork_session(SessionId source, SessionId target) {
+    (void)source;
+    (void)target;
+    return fail(ErrorCode::kUnsupported, "this backend does not copy sessions");
+  }
   /// Positions held, i.e. the first_position that the next segment must have. kNotFound if unknown.
   virtual Result<std::uint32_t> position(SessionId session) const = 0;
 

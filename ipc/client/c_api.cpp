@@ -192,7 +192,7 @@ ds4_status ds4_connect(const char* socket_path, const ds4_connect_options* optio
     if (out == nullptr) return null_argument();
     *out = nullptr;
     ds4_connect_options own = DS4_CONNECT_OPTIONS_INIT;
-    if (options != nullptr && !copy_in(own, options, sizeof(own)))
+    if (options != nullptr && !copy_in(own, options, offsetof(ds4_connect_options, reconnect_ms)))
       return fail(DS4_INVALID, "ds4_connect_options.struct_bytes is not set");
     auto dialed = ipc::dial(dial_options(socket_path, own));
     if (!dialed) return fail(dialed.error());
@@ -209,7 +209,7 @@ ds4_status ds4_get_info(const ds4_client* client, ds4_info* info) {
   return guarded(client, [&]() -> ds4_status {
     if (info == nullptr) return null_argument();
     ds4_info known = DS4_INFO_INIT;
-    if (!copy_in(known, info, sizeof(known)))
+    if (!copy_in(known, info, offsetof(ds4_info, fingerprint)))
       return fail(DS4_INVALID, "ds4_info.struct_bytes is not set");
     const ipc::Welcome& welcome = client->link.welcome();
     known = DS4_INFO_INIT;
@@ -225,6 +225,8 @@ ds4_status ds4_get_info(const ds4_client* client, ds4_info* info) {
     known.eos = client->text.eos();
     known.protocol_major = welcome.major;
     known.protocol_minor = welcome.minor;
+    known.fingerprint = welcome.fingerprint;
+    known.connected = 1;
     ipc::put_text(known.model, ipc::text_of(welcome.model));
     std::memcpy(info, &known, std::min<std::size_t>(info->struct_bytes, sizeof(known)));
     return DS4_OK;
@@ -365,6 +367,16 @@ ds4_status ds4_close_session(ds4_client* client, uint64_t session, uint64_t* req
     const auto id = client->link.close_session(session, request_id == nullptr);
     if (!id) return fail(id.error());
     if (request_id != nullptr) *request_id = *id;
+    return DS4_OK;
+  });
+}
+
+ds4_status ds4_fork_session(ds4_client* client, uint64_t session, uint64_t* request_id) {
+  return guarded(client, [&]() -> ds4_status {
+    if (request_id == nullptr) return null_argument();
+    const auto id = client->link.fork_session(session);
+    if (!id) return fail(id.error());
+    *request_id = *id;
     return DS4_OK;
   });
 }

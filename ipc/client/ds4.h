@@ -16,7 +16,17 @@
  *     ds4_close(client);
  *
  * Threads: one connection is used by one thread at a time; different connections are independent.
- * Nothing here blocks except ds4_connect (up to its timeout) and ds4_next (up to its timeout).
+ * Nothing here blocks except ds4_connect and ds4_next (up to their timeouts) and, while the agent
+ * is away, the calls that ask something of it (up to reconnect_ms).
+ *
+ * Restarts: a connection outlives its agent. When the agent goes away, every request in flight ends
+ * with DS4_AGENT_SHUTDOWN, which is retryable, unless it was submitted with DS4_RESUME: then the
+ * library waits for the agent and has the answer continued at the very next token. Kept sessions
+ * stay valid either way: the agent's copy is gone, but the library remembers a session's tokens and
+ * shows them to the new agent when the session is continued. Sampling depends on the seed and the
+ * position alone, so an answer that was interrupted goes on exactly as it would have: no token is
+ * ever delivered twice or left out. An agent that comes back with another model ends all that with
+ * DS4_MODEL_CHANGED.
  * Errors: a call that fails returns a status and leaves a sentence for ds4_last_error(). No call
  * ever ends the process, raises SIGPIPE or throws. After fork() the child may only ds4_close() a
  * connection that it inherited; every other call on it fails with DS4_INVALID. Strings are UTF-8.
@@ -38,7 +48,7 @@ extern "C" {
 #endif
 
 /* Grows with every addition; ds4_api_version() is the library's at run time. */
-#define DS4_API_VERSION 1
+#define DS4_API_VERSION 2
 
 typedef int32_t ds4_token;
 typedef struct ds4_client ds4_client;   /* a connection */
@@ -54,6 +64,7 @@ enum {
   DS4_OK_STOP = 0,    /* the answer ended at a stop token */
   DS4_OK_LENGTH = 1,  /* at max_tokens, or at the end of the context */
   DS4_OK_CLOSED = 2,  /* the session is closed */
+  DS4_OK_FORKED = 3,  /* the session is copied; the final names the copy */
   DS4_CANCELLED = 16, /* by ds4_cancel */
   /* Errors. "Retryable": the same request may succeed later, unchanged. */
   DS4_INVALID = 32,         /* an argument breaks its bounds */
@@ -61,7 +72,7 @@ enum {
   DS4_BUSY = 34,            /* a limit on requests, sessions, clients or memory; retryable */
   DS4_ROUTE_NOT_READY = 35, /* no model is being served now; retryable */
   DS4_PEER_LOST = 36,       /* another node of the route went away; retryable */
-  DS4_AGENT_SHUTDOWN = 37,  /* the agent is stopping or gone; connect again; retryable */
+  DS4_AGENT_SHUTDOWN = 37,  /* the agent is stopping or gone; retryable */
   DS4_INTERNAL = 38,        /* the agent failed; its log says more */
   DS4_UNKNOWN_SESSION = 39, /* no such session on this connection */
   DS4_REFUSED = 40,         /* this user or program may not connect */
@@ -72,7 +83,10 @@ enum {
   DS4_TOO_SMALL = 258,   /* the buffer is too small; the needed size has been stored */
   DS4_NO_AGENT = 259,    /* nobody answers at the socket; retryable */
   DS4_NO_MEMORY = 260,
-  DS4_NO_TEXT = 261 /* the agent sent no tokenizer tables (no model is assigned yet) */
+  DS4_NO_TEXT = 261, /* the agent sent no tokenizer tables (no model is assigned yet) */
+  /* The agent came back with another model: sessions and requests of the one before are over.
+   * Requests in flight end with it; afterwards the connection is as new. */
+  DS4_MODEL_CHANGED = 262
 };
 
 /* Stable lower-case name ("route_not_ready"); "unknown" for other numbers. Never NULL, static. */
@@ -96,13 +110,19 @@ typedef struct ds4_connect_options {
   uint32_t submission_entries;
   uint32_t completion_entries;
   uint32_t arena_tokens;
-  /* ds4_next looks at the ring this long before it sleeps: lower latency for a busy core. 0: off.
-   */
+  /* How long ds4_next looks at the ring before it sleeps. 0: up to 50 microseconds, and only while
+   * that has lately been enough; DS4_NEVER: it sleeps at once; else exactly this long. */
   uint32_t spin_us;
+  /* Since API version 2. How long the library looks for an agent that went away: one call, and a
+   * request that is to be resumed, for all its interruptions together without a token in between.
+   * 0: 30 seconds; DS4_NEVER: it does not, and a lost connection stays lost. */
+  uint32_t reconnect_ms;
 } ds4_connect_options;
 
+#define DS4_NEVER UINT32_MAX
+
 #define DS4_CONNECT_OPTIONS_INIT \
-  { sizeof(ds4_connect_options), 0, NULL, 0, 0, 0, 0 }
+  { sizeof(ds4_connect_options), 0, NULL, 0, 0, 0, 0, 0 }
 
 /* socket_path NULL: the environment's DS4_SOCKET, else /run/ds4d/client.sock. options NULL:
  * defaults. Errors: DS4_NO_AGENT, DS4_REFUSED, DS4_BUSY, DS4_VERSION, DS4_INTERNAL (garbled
@@ -134,14 +154,14 @@ typedef struct ds4_info {
   uint16_t protocol_major;
   uint16_t protocol_minor;
   char model[128];
+  /* Since API version 2. */
+  uint64_t fingerprint; /* of the model file; 0: none, or an agent of protocol 1.0 */
+  uint32_t connected;   /* 1: an agent is at the other end, as far as is known */
+  uint32_t reconnects;  /* agents found again since ds4_connect */
 } ds4_info;
 
-#define DS4_INFO_INIT                                      \
-  {                                                        \
-    sizeof(ds4_info), 0, 0, 0, 0, 0, 0, 0, -1, -1, 0, 0, { \
-      0                                                    \
-    }                                                      \
-  }
+#define DS4_INFO_INIT \
+  { sizeof(ds4_info), 0, 0, 0, 0, 0, 0, 0, -1, -1, 0, 0, {0}, 0, 0, 0 }
 
 /* Works, with what is known, even when the agent is gone. */
 DS4_API ds4_status ds4_get_info(const ds4_client* client, ds4_info* info);
@@ -195,7 +215,9 @@ enum {                            /* ds4_request.flags */
        DS4_LOGPROBS = 1 << 0,     /* token events carry log-probabilities */
        DS4_KEEP_SESSION = 1 << 1, /* the final names a session that later requests may continue */
        DS4_PROGRESS = 1 << 2,     /* progress events while the prompt is read */
-       DS4_STOP_AT_EOS = 1 << 16  /* adds the model's end-of-sentence token to the stop tokens */
+       DS4_STOP_AT_EOS = 1 << 16, /* adds the model's end-of-sentence token to the stop tokens */
+       DS4_RESUME = 1 << 17       /* goes on by itself when the agent or another node of the route
+                                   * went away and is back within reconnect_ms */
 };
 
 typedef struct ds4_request {
@@ -218,9 +240,10 @@ typedef struct ds4_request {
 #define DS4_REQUEST_INIT \
   { sizeof(ds4_request), 0, 0, NULL, 0, NULL, 0, 0, 0.0f, 1.0f, 0.0f, 0, 0, 0 }
 
-/* Never blocks. Ends, whatever happens, with exactly one final event for *request_id. Errors
- * (then there is no such request): DS4_INVALID, DS4_OUT_OF_RANGE, DS4_BUSY (max_requests are in
- * flight), DS4_AGENT_SHUTDOWN (gone). */
+/* Never blocks, unless the agent is away: then it is looked for (reconnect_ms). Ends, whatever
+ * happens, with exactly one final event for *request_id. Errors (then there is no such request):
+ * DS4_INVALID, DS4_OUT_OF_RANGE, DS4_BUSY (max_requests are in flight), DS4_UNKNOWN_SESSION,
+ * DS4_AGENT_SHUTDOWN or DS4_NO_AGENT (gone, and not back in time), DS4_MODEL_CHANGED. */
 DS4_API ds4_status ds4_submit(ds4_client* client, const ds4_request* request, uint64_t* request_id);
 /* The request ends soon, with DS4_CANCELLED unless it has ended otherwise. Unknown ids are
  * harmless. */
@@ -228,6 +251,10 @@ DS4_API ds4_status ds4_cancel(ds4_client* client, uint64_t request_id);
 /* Forgets a kept session. A request like any other: its final has DS4_OK_CLOSED. request_id may be
  * NULL, and then no event is delivered. */
 DS4_API ds4_status ds4_close_session(ds4_client* client, uint64_t session, uint64_t* request_id);
+/* Makes a second session that has read and said the same as this one: both then go on apart, and
+ * the prompt they share is computed once. A request like any other: its final has DS4_OK_FORKED and
+ * the new session. DS4_BUSY in the final: the session is answering, or the agent has no room. */
+DS4_API ds4_status ds4_fork_session(ds4_client* client, uint64_t session, uint64_t* request_id);
 
 /* ---- Events --------------------------------------------------------------------------------- */
 
@@ -258,15 +285,16 @@ typedef struct ds4_event {
   uint64_t reserved[4];
 } ds4_event;
 
-/* The next event of any request, in order. timeout_ms 0 looks only, -1 waits for ever.
- * DS4_OK: *event is filled. DS4_TIMEOUT, DS4_INTERRUPTED: it is not. When the agent goes away,
- * every request in flight still gets its final (DS4_AGENT_SHUTDOWN, or what the agent's farewell
- * said), and once those are taken, this returns that error at once. */
+/* The next event of any request, in order. timeout_ms 0 looks only (but may take up to 100 ms to
+ * shake hands with an agent that came back), -1 waits for ever. DS4_OK: *event is filled.
+ * DS4_TIMEOUT, DS4_INTERRUPTED: it is not. When the agent goes away, every request in flight still
+ * gets its final (DS4_AGENT_SHUTDOWN, or what the agent's farewell said), unless it is resumed; and
+ * once those are taken, this returns that error at once until another request is submitted. */
 DS4_API ds4_status ds4_next(ds4_client* client, ds4_event* event, int timeout_ms);
 
 /* For epoll, poll, asyncio: readable when ds4_next has something, provided that ds4_next(…, 0) has
- * returned DS4_TIMEOUT and no other call on this client was made since. Owned by the client:
- * neither read nor close it. */
+ * returned DS4_TIMEOUT and no other call on this client was made since. Stays the same over
+ * reconnects. Owned by the client: neither read nor close it. -1: no descriptors are left. */
 DS4_API int ds4_event_fd(const ds4_client* client);
 
 #ifdef __cplusplus

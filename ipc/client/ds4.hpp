@@ -63,6 +63,7 @@ struct Request {
   bool logprobs = false;
   bool keep_session = false;
   bool progress = false;
+  bool resume = false;  // goes on by itself after a restart of the agent
 };
 
 /// A ds4_event; `sentence` is valid until the connection's next call.
@@ -156,7 +157,8 @@ class Connection {
   RequestId submit(const Request& request) {
     ds4_request raw = DS4_REQUEST_INIT;
     raw.flags = flag(request.stop_at_eos, DS4_STOP_AT_EOS) | flag(request.logprobs, DS4_LOGPROBS) |
-                flag(request.keep_session, DS4_KEEP_SESSION) | flag(request.progress, DS4_PROGRESS);
+                flag(request.keep_session, DS4_KEEP_SESSION) |
+                flag(request.progress, DS4_PROGRESS) | flag(request.resume, DS4_RESUME);
     raw.session = request.session;
     raw.prompt = request.prompt.data();
     raw.prompt_tokens = request.prompt.size();
@@ -179,6 +181,13 @@ class Connection {
   RequestId close_session(SessionId session) {
     RequestId id = 0;
     check(ds4_close_session(client_.get(), session, &id));
+    return id;
+  }
+
+  /// Its final (DS4_OK_FORKED) names the copy.
+  RequestId fork_session(SessionId session) {
+    RequestId id = 0;
+    check(ds4_fork_session(client_.get(), session, &id));
     return id;
   }
 

@@ -85,11 +85,20 @@ Outcome<std::uint64_t> Link::generate(SubmissionEntry entry, std::span<const std
 }
 
 Outcome<std::uint64_t> Link::close_session(std::uint64_t session_id, bool muted) {
+  return ask_about(Op::kCloseSession, session_id, muted);
+}
+
+Outcome<std::uint64_t> Link::fork_session(std::uint64_t session_id) {
+  return ask_about(Op::kForkSession, session_id, false);
+}
+
+/// A request that consists of a session.
+Outcome<std::uint64_t> Link::ask_about(Op op, std::uint64_t session_id, bool muted) {
   auto id = admit();
   if (!id) return id;
   SubmissionEntry entry;
   entry.request_id = *id;
-  entry.op = static_cast<std::uint16_t>(Op::kCloseSession);
+  entry.op = static_cast<std::uint16_t>(op);
   entry.session_id = session_id;
   entry.top_p = 0;
   if (auto refusal = check_fields(entry, limits_)) return refused(*refusal);

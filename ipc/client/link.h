@@ -27,6 +27,8 @@ class Link {
                                   std::span<const std::int32_t> stop);
   /// A muted request delivers no events.
   Outcome<std::uint64_t> close_session(std::uint64_t session_id, bool muted);
+  /// Only if the agent speaks 1.1: welcome().minor.
+  Outcome<std::uint64_t> fork_session(std::uint64_t session_id);
   Outcome<void> cancel(std::uint64_t request_id);
 
   /// As ds4_next; DS4_TIMEOUT and DS4_INTERRUPTED come as failures without a sentence.
@@ -46,6 +48,7 @@ class Link {
   };
 
   Outcome<std::uint64_t> admit();
+  Outcome<std::uint64_t> ask_about(Op op, std::uint64_t session_id, bool muted);
   void start(std::uint64_t id, bool muted);
   void submit_waiting();
   void ring_doorbell();

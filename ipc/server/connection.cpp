@@ -38,6 +38,7 @@ Welcome make_welcome(const WelcomeCard& card, std::uint16_t minor, std::uint64_t
   welcome.context = card.limits.context;
   welcome.max_requests = card.limits.max_requests;
   welcome.max_stop_tokens = card.limits.max_stop_tokens;
+  if (minor >= kForkMinor) welcome.fingerprint = card.fingerprint;
   put_text(welcome.model, card.model);
   return welcome;
 }

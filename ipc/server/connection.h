@@ -15,6 +15,7 @@ namespace ds4::ipc {
 /// What a welcome says about the model, and the descriptor that goes with it.
 struct WelcomeCard {
   std::string model;
+  std::uint64_t fingerprint = 0;
   RequestLimits limits;
   RouteState route_state = RouteState::kIdle;
   int metadata_fd = -1;

@@ -156,11 +156,13 @@ Intake::Step Intake::on_cancel(const SubmissionEntry& entry) {
   return accept(CancelRequest{entry.request_id});
 }
 
-/// Close_session, and what this agent does not know.
+/// Close_session, fork_session, and what this agent does not know.
 Intake::Step Intake::on_other(const SubmissionEntry& entry) {
   for (auto check : {check_model(), check_fields(entry, limits_), check_room()})
     if (check) return refuse(entry.request_id, std::move(*check));
   in_flight_.push_back(entry.request_id);
+  if (static_cast<Op>(entry.op) == Op::kForkSession)
+    return accept(ForkSessionRequest{entry.request_id, entry.session_id});
   return accept(CloseSessionRequest{entry.request_id, entry.session_id});
 }
 

@@ -37,7 +37,7 @@ class Intake {
     std::string sentence;
   };
 
-  /// Consumes at most one entry. A Generate or CloseSession request counts as in flight from here
+  /// Consumes at most one entry. Any request but a cancel counts as in flight from here
   /// on.
   Step next();
   /// Arena tokens that the last step stepped over: the measure of its work.

@@ -39,6 +39,13 @@ struct CloseSessionRequest {
   std::uint64_t session_id = 0;
 };
 
-using Request = std::variant<GenerateRequest, CancelRequest, CloseSessionRequest>;
+/// Answered like a close_session; the final names the copy.
+struct ForkSessionRequest {
+  std::uint64_t id = 0;
+  std::uint64_t session_id = 0;
+};
+
+using Request =
+    std::variant<GenerateRequest, CancelRequest, CloseSessionRequest, ForkSessionRequest>;
 
 }  // namespace ds4::ipc

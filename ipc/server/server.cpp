@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -146,6 +147,11 @@ int Server::poll_fd() const {
 }
 std::size_t Server::clients() const {
   return impl_->clients;
+}
+
+std::uint32_t Server::user_of(ClientId client) const {
+  const Connection* connection = impl_->find_client(client);
+  return connection != nullptr ? connection->peer.uid : ::geteuid();
 }
 
 void Server::run_ready() {
@@ -411,7 +417,8 @@ bool Server::Impl::matches_card(const ModelCard& other) const {
   const RequestLimits& a = card.limits;
   const RequestLimits& b = other.limits;
   const std::span<const std::byte> bytes = metadata.bytes();
-  return card.model == other.model && a.vocabulary == b.vocabulary && a.context == b.context &&
+  return card.model == other.model && card.fingerprint == other.fingerprint &&
+         a.vocabulary == b.vocabulary && a.context == b.context &&
          a.max_requests == b.max_requests && a.max_stop_tokens == b.max_stop_tokens &&
          std::equal(bytes.begin(), bytes.end(), other.metadata.begin(), other.metadata.end());
 }
@@ -426,6 +433,7 @@ Result<void> Server::set_model(const ModelCard& model_card) {
                Mapping::map(fd.get(), model_card.metadata.size(), Mapping::Access::kReadOnly));
   }
   impl_->card.model = model_card.model;
+  impl_->card.fingerprint = model_card.fingerprint;
   impl_->card.limits = model_card.limits;
   impl_->card.metadata_fd = fd.get();
   impl_->card.metadata_bytes = model_card.metadata.size();

@@ -26,7 +26,7 @@ class RequestHandler {
   // All are called from Server::run_ready() only. They may call token(), progress(), finish()
   // and can_take(), but neither shut_down() nor run_ready().
 
-  /// A valid request. Generate and close_session must be answered with finish() in the end,
+  /// A valid request. All but a cancel must be answered with finish() in the end,
   /// whatever happens; ids are unique per client.
   virtual void on_request(ClientId client, Request request) = 0;
   /// The client is gone (hung up, killed, or broke the protocol): cancel all that is its. No call
@@ -53,6 +53,7 @@ struct ServerConfig {
 struct ModelCard {
   std::string model;
   RequestLimits limits;
+  std::uint64_t fingerprint = 0;        // of the model file: what a client may resume with
   std::span<const std::byte> metadata;  // a GGUF of metadata alone; copied into a sealed memfd
 };
 
@@ -100,6 +101,8 @@ class Server {
   /// accepted and the socket's path is gone. What was finish()ed before still reaches the clients.
   void shut_down(Status status, std::string_view sentence);
   std::size_t clients() const;
+  /// The uid of a client's program; the agent's own for clients that are gone.
+  std::uint32_t user_of(ClientId client) const;
 
  private:
   Server();
