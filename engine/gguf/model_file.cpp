@@ -117,7 +117,24 @@ Result<std::string> fingerprint_of(int fd, const Header& header) {
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
 
+FileIdentity identity_of(const struct stat& info) {
+  return {info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size),
+          std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
+}
+
 }  // namespace
+
+Result<FileIdentity> FileIdentity::of(int fd) {
+  struct stat info = {};
+  if (::fstat(fd, &info) != 0) return fail_errno("fstat");
+  return identity_of(info);
+}
+
+Result<FileIdentity> FileIdentity::of(const std::string& path) {
+  struct stat info = {};
+  if (::stat(path.c_str(), &info) != 0) return fail_errno(path);
+  return identity_of(info);
+}
 
 Result<std::shared_ptr<const ModelFile>> ModelFile::open(const std::string& path) {
   std::shared_ptr<ModelFile> model(new ModelFile);
@@ -129,6 +146,7 @@ Result<std::shared_ptr<const ModelFile>> ModelFile::open(const std::string& path
     return refuse_split_name(path).map([&] { return file_bytes; });
   });
   if (!bytes) return fail(std::move(bytes).error(), path);
+  DS4_ASSIGN(model->identity_, FileIdentity::of(model->fd()));
   auto header = read_header(model->fd(), *bytes);
   if (!header) return fail(std::move(header).error(), path);
   auto fingerprint = fingerprint_of(model->fd(), *header);

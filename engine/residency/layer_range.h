@@ -11,8 +11,8 @@ namespace ds4 {
 
 struct LayerRange {
   std::uint32_t first = 0;
-  std::uint32_t last = 0;   // inclusive
-  bool output = false;      // owns the output head as well
+  std::uint32_t last = 0;  // inclusive
+  bool output = false;     // owns the output head as well
 
   /// Parses `A:B` or `A:output` for a model of `block_count` layers. Errors name the text, the
   /// model's own bounds and the accepted forms.

@@ -28,20 +28,29 @@ std::string reason(int error) {
 
 }  // namespace
 
-std::string lock_cover(const std::byte* base, const SpanCover& cover) {
+Result<void> lock_intervals(const std::byte* base, std::span<const Interval> intervals,
+                            LoadRun& run) {
+  if (!run.options().lock) {
+    run.lock_note = "nothing is locked: locking was not asked for";
+    return {};
+  }
+  std::uint64_t total_bytes = 0;
   std::uint64_t refused_bytes = 0;
   std::size_t refused = 0;
   int error = 0;
-  for (const Interval& interval : cover.intervals()) {
+  for (const Interval& interval : intervals) {
+    total_bytes += interval.bytes();
     if (::mlock(base + interval.begin, interval.bytes()) == 0) continue;
     error = errno;
     refused_bytes += interval.bytes();
     ++refused;
   }
   if (refused == 0) return {};
-  return fmt::format("{} of {} ({} of {} intervals) not locked, so they may be evicted: {}",
-                     mebibytes(refused_bytes), mebibytes(cover.cover_bytes()), refused,
-                     cover.intervals().size(), reason(error));
+  run.lock_note = fmt::format(
+      "{} of {} ({} of {} intervals) not locked, so they may be evicted: {}",
+      mebibytes(refused_bytes), mebibytes(total_bytes), refused, intervals.size(), reason(error));
+  if (!run.options().must_lock) return {};
+  return fail(ErrorCode::kPermission, run.lock_note);
 }
 
 }  // namespace ds4

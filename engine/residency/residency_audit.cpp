@@ -32,7 +32,8 @@ Result<std::string> read_proc(const char* path) {
   }
 }
 
-/// The kernel's rule (Linux 5.2): an owner of the file, or whoever may write it.
+}  // namespace
+
 bool mincore_is_honest(int fd) {
   struct stat info = {};
   if (::fstat(fd, &info) != 0) return false;
@@ -41,36 +42,36 @@ bool mincore_is_honest(int fd) {
   return ::faccessat(AT_FDCWD, path.c_str(), W_OK, AT_EACCESS) == 0;
 }
 
-}  // namespace
-
-Result<std::optional<std::uint64_t>> incore_bytes(int fd, const std::byte* base,
-                                                  const SpanCover& cover) {
-  if (!mincore_is_honest(fd)) return std::nullopt;
+Result<std::uint64_t> incore_bytes(const std::byte* base, const Interval& interval) {
   constexpr std::uint64_t kStepBytes = 256u << 20;
   const std::uint64_t page = system_page_bytes();
-  std::vector<unsigned char> present(kStepBytes / page);
+  std::vector<unsigned char> present(std::min(kStepBytes, interval.bytes() + page - 1) / page);
   std::uint64_t total = 0;
-  for (const Interval& interval : cover.intervals()) {
-    for (std::uint64_t at = interval.begin; at < interval.end; at += kStepBytes) {
-      const std::uint64_t bytes = std::min(kStepBytes, interval.end - at);
-      if (::mincore(const_cast<std::byte*>(base) + at, bytes, present.data()) != 0) {
-        return fail_errno(fmt::format("mincore of {} bytes at offset {}", bytes, at));
-      }
-      for (std::uint64_t done = 0; done < bytes; done += page) {
-        if ((present[done / page] & 1u) != 0) total += std::min(page, bytes - done);
-      }
+  for (std::uint64_t at = interval.begin; at < interval.end; at += kStepBytes) {
+    const std::uint64_t bytes = std::min(kStepBytes, interval.end - at);
+    if (::mincore(const_cast<std::byte*>(base) + at, bytes, present.data()) != 0) {
+      return fail_errno(fmt::format("mincore of {} bytes at offset {}", bytes, at));
+    }
+    for (std::uint64_t done = 0; done < bytes; done += page) {
+      if ((present[done / page] & 1u) != 0) total += std::min(page, bytes - done);
     }
   }
   return total;
 }
 
-Result<Residency> audit_mapping(int fd, const std::byte* base, std::uint64_t reserved_bytes,
-                                const SpanCover& cover) {
+Result<Residency> audit_mapping(const std::byte* base, std::uint64_t reserved_bytes,
+                                const SpanCover& cover, std::span<const Interval> claimed,
+                                bool believe_mincore) {
   DS4_ASSIGN(const std::string text, read_proc("/proc/self/smaps"));
   DS4_ASSIGN(const auto smaps, parse_smaps(text));
-  Residency out = account(smaps, reinterpret_cast<std::uintptr_t>(base), reserved_bytes, cover);
-  DS4_ASSIGN(const auto incore, incore_bytes(fd, base, cover));
-  if (incore) out.incore_bytes = *incore;
+  Residency out =
+      account(smaps, reinterpret_cast<std::uintptr_t>(base), reserved_bytes, cover, claimed);
+  if (!believe_mincore) return out;
+  for (IntervalResidency& one : out.intervals) {
+    // mincore calls what is reserved but not mapped absent; smaps is then the better witness.
+    DS4_ASSIGN(one.incore_bytes, incore_bytes(base, one.planned));
+  }
+  out.add_up();
   return out;
 }
 

@@ -4,11 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "engine/base/result.h"
-#include "engine/residency/resident_slice.h"
+#include "engine/residency/residence.h"
 #include "engine/residency/span_cover.h"
 
 namespace ds4 {
@@ -29,20 +30,26 @@ struct SmapsEntry {
 /// smaps at all.
 Result<std::vector<SmapsEntry>> parse_smaps(std::string_view text);
 
-/// `mapped`, `locked` and `outside_cover` of the file mappings inside the reservation at `base`,
-/// clipped to the file's end as the cover is; and of incore_bytes what the page tables hold, which
-/// is a lower bound.
+/// What of the cover is mapped, present and locked inside the reservation at `base`, clipped to the
+/// file's end as the cover is; and how much is mapped there that is not `claimed` (by this cover or
+/// by another slice in the same reservation). Of incore_bytes it counts what the page tables
+/// certainly hold, which is a lower bound.
 Residency account(const std::vector<SmapsEntry>& smaps, std::uint64_t base,
-                  std::uint64_t reserved_bytes, const SpanCover& cover);
+                  std::uint64_t reserved_bytes, const SpanCover& cover,
+                  std::span<const Interval> claimed);
 
-/// Bytes of the cover in memory, by mincore(2). The kernel answers honestly only to those who own
-/// the file or may write it and calls everything present to others: then nothing is returned.
-Result<std::optional<std::uint64_t>> incore_bytes(int fd, const std::byte* base,
-                                                  const SpanCover& cover);
+/// True if mincore(2) tells the truth about the pages of this file: the kernel answers honestly
+/// (since Linux 5.2) only to those who own the file or may write it, and calls everything present
+/// to others.
+bool mincore_is_honest(int fd);
+
+/// Bytes of the interval in memory, by mincore(2).
+Result<std::uint64_t> incore_bytes(const std::byte* base, const Interval& interval);
 
 /// The whole audit: smaps, and mincore where it can be believed.
-Result<Residency> audit_mapping(int fd, const std::byte* base, std::uint64_t reserved_bytes,
-                                const SpanCover& cover);
+Result<Residency> audit_mapping(const std::byte* base, std::uint64_t reserved_bytes,
+                                const SpanCover& cover, std::span<const Interval> claimed,
+                                bool believe_mincore);
 
 /// A field of /proc/PID/status given in kB, in bytes.
 std::optional<std::uint64_t> parse_status_bytes(std::string_view text, std::string_view field);

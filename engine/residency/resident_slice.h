@@ -1,11 +1,9 @@
 #pragma once
-// A slice's weights in memory: the model file's own bytes, of the cover and of nothing else, mapped
-// and made resident once. Everything that computes reaches weights through tensor(), so a layer that
-// the slice does not own cannot be touched by mistake: asking for it is an error that names both, and
-// its address is not mapped.
-#include <atomic>
+// A slice's weights in host memory: the model file's own bytes, of the cover and of nothing else,
+// made resident once. Everything that computes reaches weights through tensor(), so a layer that
+// the slice does not own cannot be touched by mistake: asking for it is an error that names both,
+// and its address is not mapped.
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,8 +11,8 @@
 
 #include "engine/base/result.h"
 #include "engine/gguf/gguf.h"
-#include "engine/residency/layer_range.h"
-#include "engine/residency/span_cover.h"
+#include "engine/residency/residence.h"
+#include "engine/residency/weight_space.h"
 
 namespace ds4 {
 
@@ -26,50 +24,44 @@ struct TensorView {
   std::span<const std::byte> bytes;
 };
 
-struct LoadOptions {
-  /// Called from the loading thread after each chunk.
-  std::function<void(std::uint64_t bytes_done, std::uint64_t bytes_total)> progress;
-  /// Looked at between chunks; the load ends with kCancelled and leaves nothing behind.
-  const std::atomic<bool>* cancel = nullptr;
-  bool lock = true;  // mlock where the limit allows
-  std::uint64_t chunk_bytes = 8u << 20;
-};
-
-/// What the kernel says of the mapping (mincore(2), /proc/self/smaps), not what we believe.
-struct Residency {
-  std::uint64_t mapped_bytes = 0;
-  std::uint64_t incore_bytes = 0;
-  std::uint64_t locked_bytes = 0;
-  std::uint64_t outside_cover_bytes = 0;  // mapped from this file but not in the cover: always 0
-};
-
-class ResidentSlice {
+class ResidentSlice final : public Residence {
  public:
-  /// Maps the cover of `range` into a reservation of the file's size, reads it in and locks it.
+  /// Claims the cover of `range` in a space that other slices may share.
+  static Result<std::shared_ptr<ResidentSlice>> load(std::shared_ptr<WeightSpace> space,
+                                                     const LayerRange& range,
+                                                     const LoadOptions& options = {});
+  /// In a space of its own, with the page cache as residence.
   static Result<std::shared_ptr<ResidentSlice>> load(std::shared_ptr<const ModelFile> model,
                                                      const LayerRange& range,
                                                      const LoadOptions& options = {});
-  ~ResidentSlice();
 
   /// Errors: kNotFound if the file has no such tensor, kOutOfRange (naming tensor and range) if it
   /// belongs to other layers.
   Result<TensorView> tensor(std::string_view name) const;
 
-  const ModelFile& model() const;
-  const LayerRange& range() const;
-  const SpanCover& cover() const;
+  const ModelFile& model() const { return space_->model(); }
+  std::string_view strategy() const override { return space_->store().name(); }
+  const LayerRange& range() const override { return range_; }
+  const SpanCover& cover() const override { return loaded_.cover; }
+  Result<Residency> audit() const override;
+  const LoadFigures& figures() const override { return loaded_.figures; }
+  const std::string& note() const override { return loaded_.note; }
+  std::optional<std::string> broken() const override { return space_->broken(); }
   /// Empty if everything was locked; else one sentence that says what was not and why.
-  const std::string& lock_note() const;
-  Result<Residency> audit() const;
+  const std::string& lock_note() const { return loaded_.lock_note; }
   /// The kernel's peak of resident memory of this process while it loaded (VmHWM).
-  std::uint64_t load_peak_bytes() const;
-  /// The reserved address of file offset 0; for tests that prove that foreign offsets fault.
-  const std::byte* reservation() const;
+  std::uint64_t load_peak_bytes() const { return loaded_.figures.peak_rss_bytes; }
+  /// The reserved address of file offset 0.
+  const std::byte* reservation() const { return space_->map().base(); }
 
  private:
-  ResidentSlice();
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  ResidentSlice(std::shared_ptr<WeightSpace> space, const LayerRange& range,
+                WeightSpace::Loaded loaded)
+      : space_(std::move(space)), range_(range), loaded_(std::move(loaded)) {}
+
+  const std::shared_ptr<WeightSpace> space_;
+  const LayerRange range_;
+  const WeightSpace::Loaded loaded_;
 };
 
 }  // namespace ds4

@@ -96,28 +96,59 @@ Result<std::vector<SmapsEntry>> parse_smaps(std::string_view text) {
   return entries;
 }
 
+namespace {
+
+std::uint64_t overlap_bytes(const Interval& a, const Interval& b) {
+  const std::uint64_t begin = std::max(a.begin, b.begin);
+  const std::uint64_t end = std::min(a.end, b.end);
+  return begin < end ? end - begin : 0;
+}
+
+std::uint64_t overlap_bytes(const Interval& a, std::span<const Interval> sorted) {
+  std::uint64_t total = 0;
+  auto next = std::ranges::upper_bound(sorted, a.begin, {}, &Interval::end);
+  for (; next != sorted.end() && next->begin < a.end; ++next) total += overlap_bytes(a, *next);
+  return total;
+}
+
+}  // namespace
+
 Residency account(const std::vector<SmapsEntry>& smaps, std::uint64_t base,
-                  std::uint64_t reserved_bytes, const SpanCover& cover) {
+                  std::uint64_t reserved_bytes, const SpanCover& cover,
+                  std::span<const Interval> claimed) {
   Residency out;
+  for (const Interval& interval : cover.intervals()) out.intervals.push_back({interval});
   for (const SmapsEntry& entry : smaps) {
     const bool inside = entry.begin >= base && entry.begin - base < reserved_bytes;
     if (!inside || entry.inode == 0) continue;
     const std::uint64_t file_bytes = cover.file_bytes();
     const std::uint64_t begin = std::min(entry.file_offset, file_bytes);
     const std::uint64_t length = std::min(entry.end - entry.begin, file_bytes - begin);
-    std::uint64_t covered = 0;
-    for (const Interval& interval : cover.intervals()) {
-      const std::uint64_t from = std::max(interval.begin, begin);
-      const std::uint64_t to = std::min(interval.end, begin + length);
-      if (from < to) covered += to - from;
+    const Interval bytes{begin, begin + length};
+    const std::uint64_t absent = length - std::min(entry.rss_bytes, length);
+    auto next = std::ranges::upper_bound(
+        out.intervals, begin, {}, [](const IntervalResidency& one) { return one.planned.end; });
+    for (; next != out.intervals.end() && next->planned.begin < bytes.end; ++next) {
+      const std::uint64_t mapped = overlap_bytes(bytes, next->planned);
+      // A mapping may reach beyond the interval; what is absent of it may all be absent here.
+      const std::uint64_t present = mapped - std::min(mapped, absent);
+      next->mapped_bytes += mapped;
+      next->incore_bytes += present;
+      if (entry.locked) next->locked_bytes += present;
     }
-    const std::uint64_t present = std::min(entry.rss_bytes, length);
-    out.mapped_bytes += length;
-    out.incore_bytes += present;
-    if (entry.locked) out.locked_bytes += present;
-    out.outside_cover_bytes += length - covered;
+    out.outside_cover_bytes += length - overlap_bytes(bytes, claimed);
   }
+  out.add_up();
   return out;
+}
+
+void Residency::add_up() {
+  mapped_bytes = incore_bytes = locked_bytes = 0;
+  for (const IntervalResidency& one : intervals) {
+    mapped_bytes += one.mapped_bytes;
+    incore_bytes += one.incore_bytes;
+    locked_bytes += one.locked_bytes;
+  }
 }
 
 std::optional<std::uint64_t> parse_status_bytes(std::string_view text, std::string_view field) {

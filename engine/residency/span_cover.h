@@ -1,10 +1,11 @@
 #pragma once
 // SpanCover: exactly which bytes of the model file a slice owns.
 //
-// The tensors of a slice are not one range of the file: the embedding and the output head stand first
-// in some files and last in others, and a layer's tensors may be anywhere. Taking the range from the
-// first tensor to the last would make a worker of 78 GiB hold a file of 150 GiB. So the cover is a
-// union: each tensor's bytes, rounded out to pages, sorted and merged where they touch or overlap.
+// The tensors of a slice are not one range of the file: the embedding and the output head stand
+// first in some files and last in others, and a layer's tensors may be anywhere. Taking the range
+// from the first tensor to the last would make a worker of 78 GiB hold a file of 150 GiB. So the
+// cover is a union: each tensor's bytes, rounded out to pages, sorted and merged where they touch
+// or overlap.
 #include <cstdint>
 #include <span>
 #include <string>

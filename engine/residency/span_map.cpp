@@ -22,29 +22,46 @@ std::uint64_t system_page_bytes() {
   return bytes;
 }
 
-Result<SpanMap> SpanMap::map(int fd, const SpanCover& cover) {
+Result<SpanMap> SpanMap::reserve(std::uint64_t file_bytes) {
   const std::uint64_t page = system_page_bytes();
-  assert(cover.page_bytes() % page == 0);
-  const auto padded = checked_add(cover.file_bytes(), page - 1);
-  if (!padded || *padded < page) return fail(ErrorCode::kInvalidArgument, "no bytes to map");
-  SpanMap out;
-  const std::uint64_t reserved_bytes = *padded & ~(page - 1);
-  void* const base = ::mmap(nullptr, reserved_bytes, PROT_NONE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) {
+  const auto padded = checked_add(file_bytes, page - 1 + kHugePageBytes);
+  if (!padded || file_bytes == 0) return fail(ErrorCode::kInvalidArgument, "no bytes to map");
+  const std::uint64_t reserved_bytes = (file_bytes + page - 1) & ~(page - 1);
+  const std::uint64_t asked_bytes = reserved_bytes + kHugePageBytes;
+  void* const got =
+      ::mmap(nullptr, asked_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (got == MAP_FAILED) {
     return fail_errno(
-        fmt::format("reserve {} bytes of address space (see ulimit -v)", reserved_bytes));
+        fmt::format("reserve {} bytes of address space (see ulimit -v)", asked_bytes));
   }
-  out.base_ = static_cast<std::byte*>(base);
+  // Cut off what is before the first multiple of 2 MiB and behind the end.
+  auto* const begin = static_cast<std::byte*>(got);
+  const std::uint64_t before = -reinterpret_cast<std::uintptr_t>(begin) & (kHugePageBytes - 1);
+  if (before > 0) ::munmap(begin, before);
+  SpanMap out;
+  out.base_ = begin + before;
   out.reserved_bytes_ = reserved_bytes;
-  for (const Interval& interval : cover.intervals()) {
-    void* const at = out.base_ + interval.begin;
-    if (::mmap(at, interval.bytes(), PROT_READ, MAP_SHARED | MAP_FIXED, fd,
-               static_cast<off_t>(interval.begin)) == MAP_FAILED) {
-      return fail_errno(fmt::format("map {} bytes at offset {}", interval.bytes(), interval.begin));
-    }
+  if (before < kHugePageBytes) {
+    ::munmap(out.base_ + reserved_bytes, kHugePageBytes - before);
   }
   return out;
+}
+
+Result<void> SpanMap::map(int fd, const Interval& interval) {
+  assert(interval.begin % system_page_bytes() == 0 && interval.end <= reserved_bytes_);
+  if (::mmap(base_ + interval.begin, interval.bytes(), PROT_READ, MAP_SHARED | MAP_FIXED, fd,
+             static_cast<off_t>(interval.begin)) == MAP_FAILED) {
+    return fail_errno(fmt::format("map {} bytes at offset {}", interval.bytes(), interval.begin));
+  }
+  return {};
+}
+
+void SpanMap::unmap(const Interval& interval) {
+  // Replaced, not removed: a hole could be given to someone else's mmap.
+  [[maybe_unused]] const void* at =
+      ::mmap(base_ + interval.begin, interval.bytes(), PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  assert(at != MAP_FAILED);
 }
 
 SpanMap::SpanMap(SpanMap&& other) noexcept

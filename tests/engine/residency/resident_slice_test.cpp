@@ -240,29 +240,29 @@ TEST_F(ResidentSliceTest, BelievesMincoreOnlyWhereTheKernelIsHonest) {
   ASSERT_EQ(::chmod(path_.c_str(), 0444), 0);
   const auto mine = load({5, 7, true});
   ASSERT_NE(mine, nullptr);
-  EXPECT_TRUE(incore_bytes(model_->fd(), mine->reservation(), mine->cover()).value().has_value());
+  EXPECT_TRUE(mincore_is_honest(model_->fd()));
   if (::geteuid() != 0) GTEST_SKIP() << "only root can become someone who does not own the file";
-  const int status = in_unprivileged_child([&] {
-    const auto incore = incore_bytes(model_->fd(), mine->reservation(), mine->cover());
-    return incore && !incore->has_value();
-  });
-  EXPECT_EQ(status, 0);
+  EXPECT_EQ(in_unprivileged_child([&] { return !mincore_is_honest(model_->fd()); }), 0);
 }
 
 TEST_F(ResidentSliceTest, TouchingPagesPopulatesWhereTheKernelCannot) {
   const auto cover = SpanCover::of(model_->gguf(), LayerRange{4, 5, false}, system_page_bytes());
   ASSERT_TRUE(cover);
-  const auto map = SpanMap::map(model_->fd(), *cover);
+  auto map = SpanMap::reserve(model_->file_bytes());
   ASSERT_TRUE(map) << map.error().message;
-  const auto before = audit_mapping(-1, map->base(), map->reserved_bytes(), *cover);
-  ASSERT_TRUE(before) << before.error().message;
-  EXPECT_EQ(before->incore_bytes, 0u);  // page tables only: no descriptor, so no mincore
+  for (const Interval& interval : cover->intervals()) {
+    ASSERT_TRUE(map->map(model_->fd(), interval));
+  }
+  const auto incore = [&] {  // by the page tables only
+    return audit_mapping(map->base(), map->reserved_bytes(), *cover, cover->intervals(), false)
+        .value()
+        .incore_bytes;
+  };
+  EXPECT_EQ(incore(), 0u);
   for (const Interval& interval : cover->intervals()) {
     touch_pages(map->base() + interval.begin, interval.bytes());
   }
-  const auto after = audit_mapping(-1, map->base(), map->reserved_bytes(), *cover);
-  ASSERT_TRUE(after);
-  EXPECT_EQ(after->incore_bytes, cover->cover_bytes());
+  EXPECT_EQ(incore(), cover->cover_bytes());
 }
 
 class SpanMapDeathTest : public ResidentSliceTest {};

@@ -75,12 +75,14 @@ class Account : public ::testing::Test {
   static SpanCover cover(std::vector<Span> spans) {
     return SpanCover::from_spans(spans, kFile, kPage).value();
   }
+  static Residency account(const std::vector<SmapsEntry>& smaps, const SpanCover& cover) {
+    return ds4::account(smaps, kBase, kReserved, cover, cover.intervals());
+  }
 };
 
 TEST_F(Account, EqualsTheCoverWhenEverythingIsThere) {
   const SpanCover two = cover({{0, 2 * kPage}, {9 * kPage, 100}});
-  const Residency out =
-      account({entry(0, 2, 2, true), entry(9, 1, 1, true)}, kBase, kReserved, two);
+  const Residency out = account({entry(0, 2, 2, true), entry(9, 1, 1, true)}, two);
   EXPECT_EQ(out.mapped_bytes, two.cover_bytes());
   EXPECT_EQ(out.incore_bytes, two.cover_bytes());
   EXPECT_EQ(out.locked_bytes, two.cover_bytes());
@@ -89,8 +91,7 @@ TEST_F(Account, EqualsTheCoverWhenEverythingIsThere) {
 
 TEST_F(Account, CountsOnlyWhatIsPresentAndLocked) {
   const SpanCover one = cover({{0, 4 * kPage}});
-  const Residency out =
-      account({entry(0, 2, 1, true), entry(2, 2, 2, false)}, kBase, kReserved, one);
+  const Residency out = account({entry(0, 2, 1, true), entry(2, 2, 2, false)}, one);
   EXPECT_EQ(out.mapped_bytes, 4 * kPage);
   EXPECT_EQ(out.incore_bytes, 3 * kPage);
   EXPECT_EQ(out.locked_bytes, 1 * kPage);
@@ -98,16 +99,34 @@ TEST_F(Account, CountsOnlyWhatIsPresentAndLocked) {
 
 TEST_F(Account, FindsWhatIsMappedOutsideTheCover) {
   const SpanCover one = cover({{2 * kPage, kPage}});
-  EXPECT_EQ(account({entry(1, 4, 0, false)}, kBase, kReserved, one).outside_cover_bytes, 3 * kPage);
-  EXPECT_EQ(account({entry(9, 1, 0, false)}, kBase, kReserved, one).outside_cover_bytes,
-            kPage - 96);
+  EXPECT_EQ(account({entry(1, 4, 0, false)}, one).outside_cover_bytes, 3 * kPage);
+  EXPECT_EQ(account({entry(9, 1, 0, false)}, one).outside_cover_bytes, kPage - 96);
 }
 
 TEST_F(Account, FindsAMappingThatStandsAtTheWrongPlace) {
   SmapsEntry misplaced = entry(2, 1, 1, false);
   misplaced.file_offset = 5 * kPage;
-  EXPECT_EQ(account({misplaced}, kBase, kReserved, cover({{2 * kPage, kPage}})).outside_cover_bytes,
-            kPage);
+  EXPECT_EQ(account({misplaced}, cover({{2 * kPage, kPage}})).outside_cover_bytes, kPage);
+}
+
+TEST_F(Account, TellsAnotherSlicesBytesFromStrayOnes) {
+  const SpanCover one = cover({{2 * kPage, kPage}});
+  const std::vector<Interval> claimed = {{kPage, 4 * kPage}};
+  const Residency out = ds4::account({entry(1, 4, 4, true)}, kBase, kReserved, one, claimed);
+  EXPECT_EQ(out.outside_cover_bytes, kPage);
+  EXPECT_EQ(out.mapped_bytes, kPage);
+  EXPECT_EQ(out.locked_bytes, kPage);
+}
+
+TEST_F(Account, GivesEachIntervalItsOwn) {
+  const SpanCover two = cover({{0, 2 * kPage}, {5 * kPage, 3 * kPage}});
+  const Residency out = account({entry(0, 2, 2, true), entry(5, 3, 1, false)}, two);
+  ASSERT_EQ(out.intervals.size(), 2u);
+  EXPECT_EQ(out.intervals[0].planned, (Interval{0, 2 * kPage}));
+  EXPECT_EQ(out.intervals[0].locked_bytes, 2 * kPage);
+  EXPECT_EQ(out.intervals[1].mapped_bytes, 3 * kPage);
+  EXPECT_EQ(out.intervals[1].incore_bytes, kPage);
+  EXPECT_EQ(out.intervals[1].locked_bytes, 0u);
 }
 
 TEST_F(Account, IgnoresOtherMappings) {
@@ -116,7 +135,7 @@ TEST_F(Account, IgnoresOtherMappings) {
   before.end = kBase - kPage;
   SmapsEntry reserved = entry(3, 2, 0, false);
   reserved.inode = 0;
-  const Residency out = account({before, reserved, behind}, kBase, kReserved, cover({{0, kPage}}));
+  const Residency out = account({before, reserved, behind}, cover({{0, kPage}}));
   EXPECT_EQ(out.mapped_bytes + out.incore_bytes + out.locked_bytes + out.outside_cover_bytes, 0u);
 }
 
