@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "agent/config/table_reader.h"
+#include "agent/config/table_writer.h"
 #include "agent/wire/control.h"
 
 namespace ds4::agent {
@@ -11,48 +12,56 @@ namespace {
 constexpr std::size_t kMaxPathBytes = 4000;
 constexpr std::size_t kMaxSocketBytes = 107;  // sun_path without its NUL
 
-void read_engine(TableReader table, Config::Engine& engine) {
+// The keys, described once: to a TableReader, which reads them, or to a TableWriter.
+
+template <typename Table>
+void describe_engine(Table table, Config::Engine& engine) {
   table.number("threads", engine.threads, 0, 1024);
   table.number("context", engine.context, 1, 1U << 24);
-  table.choice<Graph>("graph", engine.graph,
-                      {{"official", Graph::kOfficial}, {"plain", Graph::kPlain}});
-  table.choice<cpu::Precision>(
-      "precision", engine.precision,
-      {{"fast", cpu::Precision::kFast}, {"exact", cpu::Precision::kExact}});
+  table.choice("graph", engine.graph, {{"official", Graph::kOfficial}, {"plain", Graph::kPlain}});
+  table.choice("precision", engine.precision,
+               {{"fast", cpu::Precision::kFast}, {"exact", cpu::Precision::kExact}});
   table.number("max_rows", engine.max_rows, 1, 4096);
   table.number("prefill_chunk", engine.prefill_chunk, 1, 4096);
   table.number("stuck_ms", engine.stuck_ms, 1000, 3'600'000);
   table.finish();
 }
 
-void read_memory(TableReader table, Config::Memory& memory) {
+template <typename Table>
+void describe_memory(Table table, Config::Memory& memory) {
   table.boolean("lock", memory.lock);
   table.number("kv_mib", memory.kv_mib, 0, 1U << 24);
   table.finish();
 }
 
-void read_tables(TableReader& root, Config& config) {
-  TableReader listen = root.table("listen");
+template <typename Table>
+void describe(Table& root, Config& config) {
+  root.text("name", config.name, wire::kMaxNameBytes);
+  root.text("model", config.model, kMaxPathBytes);
+  root.text("state_dir", config.state_dir, kMaxPathBytes);
+  root.boolean("standalone", config.standalone);
+  Table listen = root.table("listen");
   listen.text("address", config.listen.address, wire::kMaxNameBytes);
   listen.finish();
-  TableReader client = root.table("client");
+  Table client = root.table("client");
   client.text("socket", config.client.socket, kMaxSocketBytes);
   client.text("group", config.client.group, wire::kMaxNameBytes);
   client.finish();
-  read_engine(root.table("engine"), config.engine);
-  read_memory(root.table("memory"), config.memory);
-  TableReader link = root.table("link");
+  describe_engine(root.table("engine"), config.engine);
+  describe_memory(root.table("memory"), config.memory);
+  Table link = root.table("link");
   link.number("timeout_ms", config.link.timeout_ms, 50, 3'600'000);
   link.number("ping_ms", config.link.ping_ms, 10, 60'000);
   link.finish();
-  TableReader logging = root.table("log");
-  logging.choice<LogLevel>("level", config.log_level,
-                           {{"error", LogLevel::kError},
-                            {"warning", LogLevel::kWarning},
-                            {"notice", LogLevel::kNotice},
-                            {"info", LogLevel::kInfo},
-                            {"debug", LogLevel::kDebug}});
+  Table logging = root.table("log");
+  logging.choice("level", config.log_level,
+                 {{"error", LogLevel::kError},
+                  {"warning", LogLevel::kWarning},
+                  {"notice", LogLevel::kNotice},
+                  {"info", LogLevel::kInfo},
+                  {"debug", LogLevel::kDebug}});
   logging.finish();
+  root.finish();
 }
 
 Result<toml::table> parse_toml(std::string_view text, std::string_view file_name) {
@@ -69,25 +78,20 @@ Result<toml::table> parse_toml(std::string_view text, std::string_view file_name
 
 }  // namespace
 
-Result<Config> parse_config(std::string_view text, std::string_view file_name) {
+Result<Config> parse_config(std::string_view text, std::string_view file_name, Config config) {
   DS4_ASSIGN(const toml::table table, parse_toml(text, file_name));
   std::optional<Error> error;
-  Config config;
   TableReader root(&table, "", file_name, error);
-  root.text("name", config.name, wire::kMaxNameBytes);
-  root.text("model", config.model, kMaxPathBytes);
-  root.text("state_dir", config.state_dir, kMaxPathBytes);
-  read_tables(root, config);
-  root.finish();
+  describe(root, config);
   if (error) return tl::unexpected<Error>(std::move(*error));
-  if (config.link.timeout_ms < 3 * config.link.ping_ms) {
-    return fail(
-        ErrorCode::kInvalidArgument,
-        fmt::format("{}: link.timeout_ms ({}) must be at least three times link.ping_ms ({}), "
-                    "or one late ping would take the route down",
-                    file_name, config.link.timeout_ms, config.link.ping_ms));
-  }
   return config;
+}
+
+std::vector<std::string> config_lines(Config config) {
+  std::vector<std::string> lines;
+  TableWriter root(lines);
+  describe(root, config);
+  return lines;
 }
 
 Result<void> check_config(const Config& config) {
@@ -105,6 +109,11 @@ Result<void> check_config(const Config& config) {
   DS4_TRY(require(!config.client.socket.empty() && config.client.socket.size() <= kMaxSocketBytes,
                   "client.socket must be a path of 1 to 107 bytes"));
   DS4_TRY(require(!config.state_dir.empty(), "state_dir must not be empty"));
+  DS4_TRY(
+      require(config.link.timeout_ms >= 3 * config.link.ping_ms,
+              fmt::format("link.timeout_ms ({}) must be at least three times link.ping_ms ({}), "
+                          "or one late ping would take the route down",
+                          config.link.timeout_ms, config.link.ping_ms)));
   return {};
 }
 

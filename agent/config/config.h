@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "agent/log/log.h"
 #include "engine/base/result.h"
@@ -20,6 +21,8 @@ struct Config {
   std::string name;   // of this node; default: the host's name
   std::string model;  // path of the GGUF file; must be set here or by --model
   std::string state_dir = "/var/lib/ds4d";
+  /// While nobody ever assigned layers to this node, it serves the whole model by itself.
+  bool standalone = false;
 
   struct Listen {
     /// Where ds4ctl and the other agents connect. Links are not authenticated yet: whoever reaches
@@ -56,12 +59,14 @@ struct Config {
   LogLevel log_level = LogLevel::kInfo;  // [log] level
 };
 
-/// `file_name` is for the messages. Errors: kInvalidArgument, "ds4d.toml:12: link.timeout_ms must
-/// be
-/// ...". Keys left out keep their defaults; relations between keys are checked too.
-Result<Config> parse_config(std::string_view text, std::string_view file_name);
+/// Reads `text` over `base`: keys that it leaves out keep what they have there. `file_name` is for
+/// the messages. Errors: kInvalidArgument, "ds4d.toml:12: link.timeout_ms must be ...".
+Result<Config> parse_config(std::string_view text, std::string_view file_name, Config base = {});
 
-/// Checks what the command line may have replaced. Errors: kInvalidArgument.
+/// Every key with its value, one line each in a fixed order: `link.timeout_ms = 2000`. It is TOML.
+std::vector<std::string> config_lines(Config config);
+
+/// Checks what several files and the command line have come to together. Errors: kInvalidArgument.
 Result<void> check_config(const Config& config);
 
 }  // namespace ds4::agent

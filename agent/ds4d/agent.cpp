@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "agent/config/reload.h"
 #include "agent/ds4d/version.h"
 #include "agent/loader/budget.h"
 #include "agent/log/log.h"
@@ -65,15 +66,19 @@ LogLevel level_for(wire::NodeState state) {
 
 }  // namespace
 
-Agent::Agent(const Config& config, StopSignals signals)
-    : config_(config), signals_(std::move(signals)), instance_(random_base()) {}
+Agent::Agent(const Config& config, Signals signals, ConfigSource reload)
+    : config_(config),
+      signals_(std::move(signals)),
+      reload_(std::move(reload)),
+      instance_(random_base()) {}
 
 Agent::~Agent() = default;
 
 // ---- start -----------------------------------------------------------------------------------
 
-Result<std::unique_ptr<Agent>> Agent::create(const Config& config, StopSignals signals) {
-  std::unique_ptr<Agent> agent(new Agent(config, std::move(signals)));
+Result<std::unique_ptr<Agent>> Agent::create(const Config& config, Signals signals,
+                                             ConfigSource reload) {
+  std::unique_ptr<Agent> agent(new Agent(config, std::move(signals), std::move(reload)));
   DS4_TRY(agent->open_model());
   DS4_TRY(agent->open_state());
   DS4_TRY(agent->open_sockets());
@@ -98,7 +103,8 @@ Result<void> Agent::open_model() {
 
 Result<void> Agent::open_state() {
   DS4_ASSIGN(ledger_file_, LedgerFile::open(config_.state_dir));
-  DS4_ASSIGN(const Ledger ledger, ledger_file_->load());
+  DS4_ASSIGN(Ledger ledger, ledger_file_->load());
+  if (config_.standalone && ledger == Ledger{}) ledger = standalone_ledger(facts_);
   RouteTiming timing;
   timing.ping = std::chrono::milliseconds(config_.link.ping_ms);
   timing.timeout = std::chrono::milliseconds(config_.link.timeout_ms);
@@ -171,7 +177,7 @@ void Agent::turn() {
   const bool pinging = machine_->committed() != nullptr;
   links_->wait(fds, pinging ? std::chrono::milliseconds(config_.link.ping_ms) : kIdleTurn);
 
-  if (fds[0].revents != 0 && signals_.take()) stop_ = true;
+  if (fds[0].revents != 0) obey_signals();
   receive_messages();
   if (fds[1].revents != 0) server_->run_ready();
   if (fds[2].revents != 0) take_load_outcomes();
@@ -180,6 +186,31 @@ void Agent::turn() {
   plane_->flush();
   publish();
   notify_service_manager(service_->next(health(), Clock::now()));
+}
+
+void Agent::obey_signals() {
+  while (const auto wish = signals_.take()) {
+    if (*wish == Wish::kStop) {
+      stop_ = true;
+    } else {
+      reload_config();
+    }
+  }
+}
+
+void Agent::reload_config() {
+  const Result<Config> next = reload_();
+  if (!next) {
+    log(LogLevel::kError, "nothing was reloaded: {}", next.error().message);
+    return;
+  }
+  const ConfigChange change = compare_configs(config_, *next);
+  config_ = with_live_keys(std::move(config_), *next);
+  set_log_level(config_.log_level);
+  service_->set_stuck(std::chrono::milliseconds(config_.engine.stuck_ms));
+  log(LogLevel::kNotice, "configuration read again; in force now: {}; after a restart: {}",
+      change.live.empty() ? "nothing new" : fmt::format("{}", fmt::join(change.live, ", ")),
+      change.restart.empty() ? "nothing more" : fmt::format("{}", fmt::join(change.restart, ", ")));
 }
 
 void Agent::receive_messages() {

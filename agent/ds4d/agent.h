@@ -6,6 +6,7 @@
 // elsewhere: the engine thread computes (stage), the loader thread moves weights. What to do is
 // decided by pure parts (RouteMachine, Entry, ServiceReporter); this class performs it.
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -26,11 +27,15 @@
 
 namespace ds4::agent {
 
+using ConfigSource = std::function<Result<Config>()>;
+
 class Agent final : private RouteEvents {
  public:
   /// Opens the model, takes the state directory, listens. Errors are those of a start that cannot
   /// succeed without the administrator, each with what to do.
-  static Result<std::unique_ptr<Agent>> create(const Config& config, StopSignals signals);
+  /// `reload` gives the configuration anew when SIGHUP asks for it.
+  static Result<std::unique_ptr<Agent>> create(const Config& config, Signals signals,
+                                               ConfigSource reload);
   ~Agent() override;
 
   /// Until a signal asks to stop.
@@ -40,13 +45,15 @@ class Agent final : private RouteEvents {
   const std::string& address() const { return links_->address(); }
 
  private:
-  Agent(const Config& config, StopSignals signals);
+  Agent(const Config& config, Signals signals, ConfigSource reload);
   Result<void> open_model();
   Result<void> open_state();
   Result<void> open_sockets();
   void start();
 
   void turn();
+  void obey_signals();
+  void reload_config();
   void receive_messages();
   void take_load_outcomes();
   void shut_down();
@@ -84,7 +91,8 @@ class Agent final : private RouteEvents {
   Health health() const;
 
   Config config_;
-  StopSignals signals_;
+  Signals signals_;
+  ConfigSource reload_;
   std::uint64_t instance_ = 0;
   NodeFacts facts_;
   std::shared_ptr<const ModelFile> model_;

@@ -17,16 +17,18 @@ int main(int argc, char** argv) {
     return 2;
   }
   if (line.options->check_config) {
+    for (const std::string& key : config_lines(*config)) std::puts(key.c_str());
     std::puts("the configuration is good");
     return 0;
   }
   set_log_level(config->log_level);
-  auto signals = StopSignals::block();
+  auto signals = Signals::block();
   if (!signals) {
     log(LogLevel::kError, "{}", signals.error().message);
     return 1;
   }
-  const auto agent = Agent::create(*config, std::move(*signals));
+  const auto agent =
+      Agent::create(*config, std::move(*signals), [&line] { return load_config(*line.options); });
   if (!agent) {
     log(LogLevel::kError, "{}", agent.error().message);
     return 1;

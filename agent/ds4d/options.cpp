@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <vector>
 
 #include "agent/ds4d/version.h"
 
@@ -36,6 +38,29 @@ Result<std::string> read_config_file(const std::string& path) {
   return text;
 }
 
+Result<void> read_over(const std::string& path, Config& config) {
+  DS4_ASSIGN(const std::string text, read_config_file(path));
+  DS4_ASSIGN(config, parse_config(text, path, std::move(config)));
+  return {};
+}
+
+/// Packages and administrators add settings as files of their own, which upgrades leave alone.
+Result<std::vector<std::string>> drop_in_files(const std::string& path) {
+  const std::string folder = path + ".d";
+  std::vector<std::string> files;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->path().extension() == ".toml") files.push_back(entry->path().string());
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    return fail(ErrorCode::kIo,
+                fmt::format("read the configurations in {}: {}", folder, error.message()));
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 std::string host_name() {
   char name[256] = {};
   if (::gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0') return "localhost";
@@ -61,8 +86,10 @@ CommandLine parse_command_line(int argc, char** argv) {
                "ds4d");
   app.set_version_flag("--version", fmt::format("ds4d {}", kVersion));
   app.add_option("--config", options.config_path,
-                 fmt::format("configuration file (default: {})", kDefaultConfig));
-  app.add_flag("--check-config", options.check_config, "read the configuration, say if it is good");
+                 fmt::format("configuration file (default: {0}); {0}.d/*.toml are read after it",
+                             kDefaultConfig));
+  app.add_flag("--check-config", options.check_config,
+               "read the configuration, print every setting, say if it is good");
   app.add_option("--name", options.name, "name of this node");
   app.add_option("--model", options.model, "path of the GGUF file");
   app.add_option("--listen", options.listen, "address for ds4ctl and the other agents");
@@ -81,8 +108,9 @@ Result<Config> load_config(const Options& options) {
   std::string path = options.config_path;
   if (path.empty() && ::access(kDefaultConfig, F_OK) == 0) path = kDefaultConfig;
   if (!path.empty()) {
-    DS4_ASSIGN(const std::string text, read_config_file(path));
-    DS4_ASSIGN(config, parse_config(text, path));
+    DS4_ASSIGN(const std::vector<std::string> drop_ins, drop_in_files(path));
+    DS4_TRY(read_over(path, config));
+    for (const std::string& file : drop_ins) DS4_TRY(read_over(file, config));
   }
   override_with(options.name, config.name);
   override_with(options.model, config.model);

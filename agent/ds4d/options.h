@@ -23,7 +23,8 @@ struct CommandLine {
 };
 CommandLine parse_command_line(int argc, char** argv);
 
-/// Reads the file, applies the command line over it, fills in what the machine knows, and checks.
+/// Reads the file, over it the *.toml of the folder of the same name with ".d" behind, in the order
+/// of their names, over them the command line; fills in what the machine knows, and checks.
 Result<Config> load_config(const Options& options);
 
 }  // namespace ds4::agent

@@ -30,6 +30,7 @@ class ServiceReporter {
 
   /// The text for sd_notify(); empty if there is nothing new.
   std::string next(const Health& health, std::chrono::steady_clock::time_point now);
+  void set_stuck(std::chrono::milliseconds stuck) { stuck_ = stuck; }
   bool engine_stuck(const Health& health, std::chrono::steady_clock::time_point now) const;
 
  private:

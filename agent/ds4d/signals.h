@@ -1,18 +1,22 @@
 #pragma once
-// SIGTERM and SIGINT as something to poll.
+// SIGTERM and SIGINT (stop) and SIGHUP (read the configuration again) as something to poll.
+#include <optional>
+
 #include "engine/base/result.h"
 #include "engine/base/unique_fd.h"
 
 namespace ds4::agent {
 
-class StopSignals {
+enum class Wish { kStop, kReload };
+
+class Signals {
  public:
   /// Call before any thread exists: the signals are blocked in this thread and all that follow.
-  static Result<StopSignals> block();
+  static Result<Signals> block();
   int fd() const { return fd_.get(); }
-  /// True if one has arrived. From then on the next one kills the process, in case the orderly way
-  /// hangs.
-  bool take();
+  /// What the next signal that has arrived asks for. After kStop the next SIGTERM or SIGINT kills
+  /// the process, in case the orderly way hangs.
+  std::optional<Wish> take();
 
  private:
   UniqueFd fd_;

@@ -141,6 +141,12 @@ Result<void> check_restored(const Assignment& assignment, const NodeFacts& facts
   return {};
 }
 
+Ledger standalone_ledger(const NodeFacts& facts) {
+  // Nobody ever connects to the only stage of a route, so any address will do.
+  const wire::StageSpec stage{facts.name, "tcp://localhost:1", "0:output"};
+  return {1, Assignment{1, facts.fingerprint, {stage}, 0}};
+}
+
 LayerRange range_of(const Assignment& assignment, std::uint32_t block_count) {
   return LayerRange::parse(assignment.own().layers, block_count).value();
 }

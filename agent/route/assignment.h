@@ -56,4 +56,8 @@ struct Ledger {
   bool operator==(const Ledger&) const = default;
 };
 
+/// As if epoch 1 had given this node the whole model: the first `ds4ctl assign` or `release`
+/// replaces it for good.
+Ledger standalone_ledger(const NodeFacts& facts);
+
 }  // namespace ds4::agent

@@ -28,6 +28,7 @@ TEST(Config, EveryKeyIsRead) {
 name = "a"
 model = "/m.gguf"
 state_dir = "/s"
+standalone = true
 [listen]
 address = "tcp://10.0.0.1:1"
 [client]
@@ -55,6 +56,7 @@ level = "debug"
   EXPECT_EQ(config->name, "a");
   EXPECT_EQ(config->model, "/m.gguf");
   EXPECT_EQ(config->state_dir, "/s");
+  EXPECT_TRUE(config->standalone);
   EXPECT_EQ(config->listen.address, "tcp://10.0.0.1:1");
   EXPECT_EQ(config->client.socket, "/c.sock");
   EXPECT_EQ(config->client.group, "ds4");
@@ -106,10 +108,33 @@ TEST(Config, ValuesOutOfBoundsAreRefused) {
               HasSubstr("client.socket must be a text of 1 to 107 bytes"));
 }
 
-TEST(Config, ATimeoutShorterThanThreePingsIsRefused) {
-  EXPECT_THAT(error_of("[link]\ntimeout_ms = 200\nping_ms = 100\n"),
-              HasSubstr("at least three times link.ping_ms"));
-  EXPECT_EQ(error_of("[link]\ntimeout_ms = 300\nping_ms = 100\n"), "");
+TEST(Config, ASecondFileChangesOnlyWhatItNames) {
+  const auto first = parse_config("name = \"a\"\n[link]\ntimeout_ms = 900\nping_ms = 50\n", "1");
+  ASSERT_TRUE(first);
+  const auto both = parse_config("link.ping_ms = 60\n", "2", *first);
+  ASSERT_TRUE(both);
+  EXPECT_EQ(both->name, "a");
+  EXPECT_EQ(both->link.timeout_ms, 900U);
+  EXPECT_EQ(both->link.ping_ms, 60U);
+  const auto bad = parse_config("\nlink.ping_ms = 6\n", "2.toml", *first);
+  ASSERT_FALSE(bad);
+  EXPECT_THAT(bad.error().message, StartsWith("2.toml:2: link.ping_ms must be"));
+}
+
+TEST(Config, ItsLinesAreTheConfiguration) {
+  Config config;
+  config.name = R"(a "quoted\ name)";
+  config.model = "/m.gguf";
+  config.client.group = "ds4";
+  config.engine.precision = cpu::Precision::kExact;
+  config.memory.lock = false;
+  std::string text;
+  for (const std::string& line : config_lines(config)) text += line + "\n";
+  const auto again = parse_config(text, "ds4d.toml");
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_EQ(again->name, config.name);
+  EXPECT_EQ(config_lines(*again), config_lines(config));
+  EXPECT_NE(config_lines(*again), config_lines(Config{}));
 }
 
 TEST(Config, BrokenTomlIsRefusedWithItsLine) {
@@ -124,6 +149,19 @@ TEST(CheckConfig, SaysHowToSetTheModel) {
   ASSERT_FALSE(checked);
   EXPECT_THAT(checked.error().message, HasSubstr("--model"));
   config.model = "/m.gguf";
+  EXPECT_TRUE(check_config(config));
+}
+
+TEST(CheckConfig, ATimeoutShorterThanThreePingsIsRefused) {
+  Config config;
+  config.name = "a";
+  config.model = "/m.gguf";
+  config.link.ping_ms = 100;
+  config.link.timeout_ms = 299;
+  const auto checked = check_config(config);
+  ASSERT_FALSE(checked);
+  EXPECT_THAT(checked.error().message, HasSubstr("at least three times link.ping_ms"));
+  config.link.timeout_ms = 300;
   EXPECT_TRUE(check_config(config));
 }
 

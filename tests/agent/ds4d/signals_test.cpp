@@ -14,26 +14,38 @@ bool readable(int fd) {
 }
 
 // In processes of their own: the signals' dispositions are the process's.
-TEST(StopSignalsDeathTest, TheFirstSignalIsSomethingToPoll) {
+TEST(SignalsDeathTest, TheFirstSignalIsSomethingToPoll) {
   EXPECT_EXIT(
       {
-        auto signals = StopSignals::block();
+        auto signals = Signals::block();
         const bool quiet = !readable(signals->fd()) && !signals->take();
         std::raise(SIGTERM);
-        std::_Exit(quiet && readable(signals->fd()) && signals->take() ? 0 : 1);
+        std::_Exit(quiet && readable(signals->fd()) && signals->take() == Wish::kStop ? 0 : 1);
       },
       ::testing::ExitedWithCode(0), "");
 }
 
-TEST(StopSignalsDeathTest, TheSecondSignalEndsTheProcessAtOnce) {
+TEST(SignalsDeathTest, TheSecondSignalEndsTheProcessAtOnce) {
   EXPECT_EXIT(
       {
-        auto signals = StopSignals::block();
+        auto signals = Signals::block();
         std::raise(SIGINT);
         signals->take();
         std::raise(SIGTERM);
       },
       ::testing::KilledBySignal(SIGTERM), "");
+}
+
+TEST(SignalsDeathTest, AHangupAsksForTheConfigurationAndLeavesTheStopAsItWas) {
+  EXPECT_EXIT(
+      {
+        auto signals = Signals::block();
+        std::raise(SIGHUP);
+        const bool reload = signals->take() == Wish::kReload;
+        std::raise(SIGTERM);  // still something to poll
+        std::_Exit(reload && signals->take() == Wish::kStop && !signals->take() ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

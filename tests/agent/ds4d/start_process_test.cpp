@@ -5,6 +5,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -47,6 +48,72 @@ TEST(Start, CheckConfigSaysIfItIsGood) {
   const auto bad = run_ds4d({"--config", path, "--check-config"});
   EXPECT_EQ(bad.exit_code, 2);
   EXPECT_THAT(bad.output, HasSubstr(path.string() + ":3: link.timeout is not a key"));
+}
+
+void write_drop_in(const std::filesystem::path& config, const char* name, const char* text) {
+  const std::filesystem::path folder = config.string() + ".d";
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder / name) << text;
+}
+
+TEST(Start, DropInsAreReadInOrderOverTheFileAndUnderTheCommandLine) {
+  const TempDir directory;
+  const auto path = directory.path() / "ds4d.toml";
+  std::ofstream(path) << "name = \"file\"\nmodel = \"/m.gguf\"\n[memory]\nlock = false\n";
+  write_drop_in(path, "20.toml", "name = \"twenty\"\n[engine]\ncontext = 20\n");
+  write_drop_in(path, "10.toml", "name = \"ten\"\n[engine]\ncontext = 10\nthreads = 3\n");
+  write_drop_in(path, "30.toml.off", "name = \"thirty\"\n");
+  const auto result = run_ds4d({"--config", path, "--model", "/line.gguf", "--check-config"});
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("name = \"twenty\"\nmodel = \"/line.gguf\"\n"));
+  EXPECT_THAT(result.output, HasSubstr("engine.threads = 3\nengine.context = 20\n"));
+  EXPECT_THAT(result.output, HasSubstr("memory.lock = false\n"));
+  EXPECT_THAT(result.output, ::testing::EndsWith("the configuration is good\n"));
+}
+
+TEST(Start, ABadDropInIsNamed) {
+  const TempDir directory;
+  const auto path = directory.path() / "ds4d.toml";
+  std::ofstream(path) << "model = \"/m.gguf\"\n";
+  write_drop_in(path, "10.toml", "[engine]\nthread = 3\n");
+  const auto result = run_ds4d({"--config", path, "--check-config"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.output, HasSubstr("ds4d.toml.d/10.toml:2: engine.thread is not a key"));
+}
+
+TEST(Start, AStandaloneNodeServesTheWholeModelUntilSomebodyDecidesOtherwise) {
+  AgentProcess agent({.name = "a"});
+  ASSERT_TRUE(agent.becomes(NodeState::kIdle));
+  ASSERT_EQ(agent.stop(), 0);
+  write_drop_in(agent.config_path(), "10.toml", "standalone = true\n");
+  agent.start();
+  ASSERT_TRUE(agent.becomes(NodeState::kReady));
+  EXPECT_EQ(agent.status().layers, "0:output");
+  EXPECT_EQ(agent.status().highest_epoch, 1U);
+
+  ASSERT_TRUE(agent.ask({.id = 1, .body = wire::ReleaseRequest{}}));
+  ASSERT_TRUE(agent.becomes(NodeState::kIdle));
+  ASSERT_EQ(agent.stop(), 0);
+  agent.start();
+  EXPECT_EQ(agent.status().state, NodeState::kIdle);  // released is released, over restarts too
+
+  ASSERT_TRUE(assign({&agent}, route_of({{&agent, "0:output"}}), 2));
+}
+
+TEST(Start, AHangupReadsTheConfigurationAgain) {
+  AgentProcess agent({.name = "a"});
+  const auto says = [&](const char* text) {
+    return eventually([&] { return agent.log().find(text) != std::string::npos; });
+  };
+  write_drop_in(agent.config_path(), "10.toml",
+                "[engine]\nstuck_ms = 5000\ncontext = 77\n[log]\nlevel = \"notice\"\n");
+  agent.signal(SIGHUP);
+  EXPECT_TRUE(says("in force now: engine.stuck_ms, log.level; after a restart: engine.context"));
+  write_drop_in(agent.config_path(), "10.toml", "[engine]\nstuck_ms = \"soon\"\n");
+  agent.signal(SIGHUP);
+  EXPECT_TRUE(says("nothing was reloaded: "));
+  EXPECT_TRUE(says("10.toml:2: engine.stuck_ms must be"));
+  EXPECT_EQ(agent.status().state, NodeState::kIdle);
 }
 
 TEST(Start, AMissingConfigurationIsNamed) {

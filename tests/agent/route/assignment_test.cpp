@@ -125,6 +125,15 @@ TEST(IsLoopback, KnowsWhoCanReachAnAddress) {
   }
 }
 
+TEST(StandaloneLedger, IsOneThatWouldBeRestored) {
+  const Ledger ledger = standalone_ledger(kFacts);
+  ASSERT_TRUE(ledger.assignment);
+  EXPECT_EQ(ledger.highest_epoch, ledger.assignment->epoch);
+  EXPECT_TRUE(check_restored(*ledger.assignment, kFacts));
+  EXPECT_EQ(range_of(*ledger.assignment, kFacts.block_count).to_string(),
+            LayerRange::parse("0:output", kFacts.block_count)->to_string());
+}
+
 TEST(CheckRestored, NoticesThatNodeOrModelChanged) {
   const auto assignment = check_prepare(request({"0:2", "3:output"}), kFacts);
   ASSERT_TRUE(assignment);
