@@ -11,14 +11,15 @@ namespace ds4::cuda {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x6b72614d34736444;  // "Dds4Mark"
-constexpr std::uint64_t kMaxSamples = 256;            // 1 MiB, read back in milliseconds
+constexpr std::uint64_t kMaxSamples = 32;  // of each part: read back in less than a millisecond
 
 /// The mark as it stands in memory, in the machine's byte order: it never leaves the machine.
 struct Stored {
   std::uint64_t magic;
   std::uint32_t layout;
-  std::uint32_t first, last, output;
+  std::uint32_t reserved;
   std::array<char, 32> fingerprint;
+  std::array<char, 16> part;
   std::uint64_t payload_bytes, geometry_hash, samples_hash;
   std::uint64_t check;  // of everything before it
 };
@@ -27,6 +28,17 @@ static_assert(std::has_unique_object_representations_v<Stored>);
 
 std::uint64_t check_of(const Stored& stored) {
   return XXH3_64bits(&stored, offsetof(Stored, check));
+}
+
+/// Padded with zeros; what does not fit is cut off.
+template <std::size_t kSize>
+void put(std::string_view text, std::array<char, kSize>& field) {
+  text.copy(field.data(), field.size());
+}
+
+template <std::size_t kSize>
+std::string get(const std::array<char, kSize>& field) {
+  return {field.begin(), std::ranges::find(field, '\0')};
 }
 
 }  // namespace
@@ -56,13 +68,8 @@ MarkBytes encode(const CompletenessMark& mark) {
   Stored stored{};
   stored.magic = kMagic;
   stored.layout = kWeightLayout;
-  stored.first = mark.range.first;
-  stored.last = mark.range.last;
-  stored.output = mark.range.output ? 1 : 0;
-  std::ranges::copy_n(
-      mark.fingerprint.begin(),
-      static_cast<std::ptrdiff_t>(std::min(mark.fingerprint.size(), stored.fingerprint.size())),
-      stored.fingerprint.begin());
+  put(mark.fingerprint, stored.fingerprint);
+  put(mark.part, stored.part);
   stored.payload_bytes = mark.payload_bytes;
   stored.geometry_hash = mark.geometry_hash;
   stored.samples_hash = mark.samples_hash;
@@ -86,8 +93,8 @@ Result<CompletenessMark> decode(std::span<const std::byte, kMarkBytes> bytes) {
                             stored.layout, kWeightLayout));
   }
   CompletenessMark mark;
-  mark.range = {stored.first, stored.last, stored.output != 0};
-  mark.fingerprint.assign(stored.fingerprint.begin(), stored.fingerprint.end());
+  mark.fingerprint = get(stored.fingerprint);
+  mark.part = get(stored.part);
   mark.payload_bytes = stored.payload_bytes;
   mark.geometry_hash = stored.geometry_hash;
   mark.samples_hash = stored.samples_hash;
@@ -100,9 +107,8 @@ Result<void> check_same(const CompletenessMark& found, const CompletenessMark& w
     return differs(fmt::format("it holds weights of the model {}, and the file is {}",
                                found.fingerprint, wanted.fingerprint));
   }
-  if (found.range != wanted.range) {
-    return differs(fmt::format("it holds layers {}, and {} are wanted", found.range.to_string(),
-                               wanted.range.to_string()));
+  if (found.part != wanted.part) {
+    return differs(fmt::format("it holds part {}, and {} is wanted", found.part, wanted.part));
   }
   if (found.payload_bytes != wanted.payload_bytes || found.geometry_hash != wanted.geometry_hash) {
     return differs("its weights are arranged otherwise");

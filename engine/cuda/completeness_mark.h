@@ -2,7 +2,7 @@
 // What tells whole weights in device memory from the remains of a load that was cut short.
 //
 // Memory that outlives processes is memory whose history nobody remembers. The mark stands behind
-// the payload and says which weights these are: model, layers, the cover's geometry, and a hash of
+// the payload and says which weights these are: model, part, the cover's geometry, and a hash of
 // samples of what the device holds. It is written after the last copy has ended, so before that
 // there is none; and whoever adopts the memory takes the samples again and compares.
 #include <array>
@@ -14,7 +14,6 @@
 
 #include "engine/base/result.h"
 #include "engine/cuda/device_plan.h"
-#include "engine/residency/layer_range.h"
 
 namespace ds4::cuda {
 
@@ -24,7 +23,7 @@ inline constexpr std::uint32_t kWeightLayout = 0;
 
 struct CompletenessMark {
   std::string fingerprint;  // ModelFile's, 32 characters
-  LayerRange range;
+  std::string part;         // "L20", "output"; at most 16 characters
   std::uint64_t payload_bytes = 0;
   std::uint64_t geometry_hash = 0;  // of the extents
   std::uint64_t samples_hash = 0;   // of the bytes at sample_places()

@@ -1,12 +1,8 @@
 #include "engine/cuda/cover_transfer.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/types.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -19,12 +15,10 @@
 namespace ds4::cuda {
 namespace {
 
-constexpr std::uint64_t kDirectUnit = 4096;  // of offsets, lengths and addresses, on every disk met
 constexpr auto kProgressEvery = std::chrono::milliseconds(100);
 
 /// What the threads of one transfer share.
 struct Shared {
-  FileReader reader;
   std::span<const Extent> pieces;
   std::atomic<std::size_t> next = 0;
   std::atomic<std::uint64_t> done_bytes = 0;
@@ -36,8 +30,8 @@ struct Shared {
   unsigned running = 0;
   std::optional<Error> error;  // the first one
 
-  Shared(int fd, std::span<const Extent> all, const std::atomic<bool>* asked_to_stop)
-      : reader(fd), pieces(all), cancel(asked_to_stop) {}
+  Shared(std::span<const Extent> all, const std::atomic<bool>* asked_to_stop)
+      : pieces(all), cancel(asked_to_stop) {}
 
   void fail_with(Error what) {
     const std::lock_guard lock(mutex);
@@ -51,7 +45,7 @@ struct Shared {
   }
 };
 
-Result<void> pump(Shared& shared, CopyLane& lane) {
+Result<void> pump(Shared& shared, ByteSource& source, CopyLane& lane) {
   while (!shared.stop.load(std::memory_order_relaxed)) {
     if (shared.cancel != nullptr && shared.cancel->load(std::memory_order_relaxed)) {
       return fail(ErrorCode::kCancelled,
@@ -61,28 +55,30 @@ Result<void> pump(Shared& shared, CopyLane& lane) {
     if (index >= shared.pieces.size()) break;
     const Extent& piece = shared.pieces[index];
     DS4_ASSIGN(const std::span<std::byte> buffer, lane.buffer());
-    DS4_TRY(shared.reader.read(piece.file_offset, buffer.first(piece.bytes), buffer.size()));
-    DS4_TRY(lane.send(piece.bytes, piece.device_offset));
+    DS4_TRY(source.read(piece.file_offset, buffer.first(piece.bytes)));
+    DS4_TRY(lane.send(piece.bytes, piece.device_place));
     shared.done_bytes.fetch_add(piece.bytes, std::memory_order_relaxed);
   }
   return lane.finish();
 }
 
-void run_thread(Shared& shared, const LaneMaker& make_lane, unsigned thread) {
-  auto lane = make_lane(thread);
-  auto ok = lane ? pump(shared, **lane) : Result<void>(tl::unexpected(lane.error()));
-  if (lane)
-    lane->reset();  // before the caller may take the end of the threads for that of the lanes
-  if (!ok) shared.fail_with(std::move(ok).error());
+Result<void> run(Shared& shared, const Makers& makers, unsigned thread) {
+  DS4_ASSIGN(const auto source, makers.source());
+  DS4_ASSIGN(const auto lane, makers.lane(thread));
+  return pump(shared, *source, *lane);
+}
+
+void run_thread(Shared& shared, const Makers& makers, unsigned thread) {
+  if (auto ok = run(shared, makers, thread); !ok) shared.fail_with(std::move(ok).error());
   shared.count_out(1);
 }
 
-std::vector<std::jthread> start(Shared& shared, const LaneMaker& make_lane, unsigned count) {
+std::vector<std::jthread> start(Shared& shared, const Makers& makers, unsigned count) {
   std::vector<std::jthread> threads;
   shared.running = count;
   for (unsigned i = 0; i < count; ++i) {
     try {
-      threads.emplace_back([&shared, &make_lane, i] { run_thread(shared, make_lane, i); });
+      threads.emplace_back([&shared, &makers, i] { run_thread(shared, makers, i); });
     } catch (const std::system_error& error) {
       shared.fail_with(
           {ErrorCode::kResourceExhausted,
@@ -105,62 +101,21 @@ void watch(Shared& shared, const TransferOptions& options, std::uint64_t total_b
   }
 }
 
-Result<std::uint64_t> read_some(int fd, std::uint64_t offset, std::span<std::byte> out) {
-  while (true) {
-    const ssize_t n = ::pread(fd, out.data(), out.size(), static_cast<off_t>(offset));
-    if (n >= 0) return static_cast<std::uint64_t>(n);
-    if (errno != EINTR) return fail_errno(fmt::format("read at offset {}", offset));
-  }
-}
-
 }  // namespace
 
-FileReader::FileReader(int fd)
-    : buffered_fd_(fd),
-      direct_fd_(
-          ::open(fmt::format("/proc/self/fd/{}", fd).c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT)),
-      direct_(static_cast<bool>(direct_fd_)) {}
-
-Result<void> FileReader::read(std::uint64_t offset, std::span<std::byte> out, std::uint64_t room) {
-  std::uint64_t done = 0;
-  while (done < out.size()) {
-    const std::uint64_t left = out.size() - done;
-    // Direct reads are of whole units: the last one of a file reaches beyond its end.
-    const std::uint64_t whole = (left + kDirectUnit - 1) & ~(kDirectUnit - 1);
-    if (direct() && done % kDirectUnit == 0 && done + whole <= room) {
-      const auto n = read_some(direct_fd_.get(), offset + done, {out.data() + done, whole});
-      if (n && *n > 0) {
-        done += std::min(*n, left);
-        continue;
-      }
-      if (!n) direct_.store(false, std::memory_order_relaxed);  // not on this file system after all
-    }
-    DS4_ASSIGN(const std::uint64_t n, read_some(buffered_fd_, offset + done, out.subspan(done)));
-    if (n == 0) {
-      return fail(ErrorCode::kIo, fmt::format("the file ends at {}, where {} more bytes should be",
-                                              offset + done, left));
-    }
-    ::posix_fadvise(buffered_fd_, static_cast<off_t>(offset + done), static_cast<off_t>(n),
-                    POSIX_FADV_DONTNEED);
-    done += n;
-  }
-  return {};
-}
-
-Result<TransferFigures> transfer(int fd, std::span<const Extent> extents,
-                                 const LaneMaker& make_lane, const TransferOptions& options) {
+Result<std::uint64_t> transfer(std::span<const Extent> extents, const Makers& makers,
+                               const TransferOptions& options) {
   const std::vector<Extent> pieces = cut(extents, options.chunk_bytes);
   std::uint64_t total_bytes = 0;
   for (const Extent& piece : pieces) total_bytes += piece.bytes;
-  Shared shared(fd, pieces, options.cancel);
+  Shared shared(pieces, options.cancel);
   {
-    const std::vector<std::jthread> threads =
-        start(shared, make_lane, std::max(1u, options.threads));
+    const std::vector<std::jthread> threads = start(shared, makers, std::max(1u, options.threads));
     watch(shared, options, total_bytes);
   }
   if (shared.error) return tl::unexpected(std::move(*shared.error));
   if (options.progress) options.progress(total_bytes, total_bytes);
-  return TransferFigures{total_bytes, shared.reader.direct()};
+  return total_bytes;
 }
 
 }  // namespace ds4::cuda

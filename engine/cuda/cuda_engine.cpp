@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "engine/cuda/device_weights.h"
+#include "engine/cuda/device_store.h"
 #include "engine/cuda/driver.h"
 #include "engine/cuda/registered_weights.h"
 #include "engine/cuda/slice.h"
@@ -23,7 +23,10 @@ Result<int> attribute(int device, cudaDeviceAttr what) {
 
 class Engine final : public CudaEngine {
  public:
-  Engine(int device, DeviceFacts facts) : device_(device), facts_(std::move(facts)) {}
+  Engine(const CudaOpenOptions& options, DeviceFacts facts)
+      : device_(options.device),
+        facts_(std::move(facts)),
+        store_(std::make_shared<DeviceStore>(options)) {}
 
   Result<DeviceFacts> facts() const override {
     DS4_CUDA_TRY(cudaSetDevice(device_), fmt::format("use device {}", device_));
@@ -40,18 +43,14 @@ class Engine final : public CudaEngine {
 
   Result<std::shared_ptr<const CudaWeights>> load(std::shared_ptr<const ModelFile> model,
                                                   const LayerRange& range,
-                                                  const CudaLoadOptions& options) override {
-    return load_device_weights(device_, std::move(model), range, options);
-  }
-  Result<std::shared_ptr<const CudaWeights>> adopt(std::shared_ptr<const ModelFile> model,
-                                                   const LayerRange& range,
-                                                   std::vector<StoredDescriptor> stored) override {
-    return adopt_device_weights(device_, std::move(model), range, std::move(stored));
+                                                  const LoadOptions& options) override {
+    return store_->load(std::move(model), range, options);
   }
   Result<std::shared_ptr<const CudaWeights>> register_host(
       std::shared_ptr<const ResidentSlice> slice) override {
     return register_weights(device_, std::move(slice));
   }
+  void leave() override { store_->leave(); }
   Result<std::unique_ptr<Slice>> make_slice(std::shared_ptr<const CudaWeights> weights,
                                             const CudaSliceOptions& options) override {
     return cuda::make_slice(std::move(weights), options);
@@ -60,6 +59,7 @@ class Engine final : public CudaEngine {
  private:
   const int device_;
   const DeviceFacts facts_;  // all but the free memory stay as they are
+  const std::shared_ptr<DeviceStore> store_;
 };
 
 /// Buffers and events of one measurement.
@@ -145,12 +145,13 @@ Result<void> check_capable(const DeviceFacts& facts, int device) {
 
 }  // namespace
 
-Result<std::shared_ptr<CudaEngine>> open_engine(int device) {
+Result<std::shared_ptr<CudaEngine>> open_engine(const CudaOpenOptions& options) {
+  const int device = options.device;
   DS4_TRY(check_device(device));
   DS4_ASSIGN(DeviceFacts facts, read_facts(device));
   DS4_TRY(check_capable(facts, device));
   DS4_CUDA_TRY(cudaSetDevice(device), fmt::format("use device {}", device));  // makes its context
-  return std::make_shared<Engine>(device, std::move(facts));
+  return std::make_shared<Engine>(options, std::move(facts));
 }
 
 }  // namespace ds4::cuda

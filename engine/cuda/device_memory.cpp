@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cassert>
-#include <numeric>
 #include <utility>
 
 #include "engine/cuda/driver.h"
@@ -20,14 +18,12 @@ CUmemAllocationProp properties(int device) {
   return wanted;
 }
 
-std::uint64_t sum(std::span<const std::uint64_t> sizes) {
-  return std::accumulate(sizes.begin(), sizes.end(), std::uint64_t{0});
-}
+}  // namespace
 
-/// What can be known before the first byte; creating the handles may still fail.
-Result<void> check_free(std::uint64_t wanted_bytes) {
+Result<void> check_free(int device, std::uint64_t wanted_bytes) {
   std::size_t free_bytes = 0;
   std::size_t total_bytes = 0;
+  DS4_CUDA_TRY(cudaSetDevice(device), fmt::format("use device {}", device));
   DS4_CUDA_TRY(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
   if (wanted_bytes <= free_bytes) return {};
   constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
@@ -39,8 +35,6 @@ Result<void> check_free(std::uint64_t wanted_bytes) {
                   static_cast<double>(free_bytes) / kGiB));
 }
 
-}  // namespace
-
 Result<std::uint64_t> allocation_granularity(int device) {
   DS4_ASSIGN(const Driver* const driver, Driver::get());
   const CUmemAllocationProp wanted = properties(device);
@@ -50,111 +44,79 @@ Result<std::uint64_t> allocation_granularity(int device) {
   return bytes;
 }
 
-Result<void> DeviceMemory::reserve(std::uint64_t bytes) {
-  DS4_ASSIGN(const Driver* const driver, Driver::get());
-  DS4_DRIVER_TRY(driver->mem_address_reserve(&address_, bytes, 0, 0, 0),
-                 fmt::format("reserve {} bytes of device addresses", bytes));
-  reserved_bytes_ = bytes;
-  return {};
-}
-
-Result<void> DeviceMemory::map_all() {
-  DS4_ASSIGN(const Driver* const driver, Driver::get());
-  CUdeviceptr at = address_;
-  for (Handle& handle : handles_) {
-    DS4_DRIVER_TRY(driver->mem_map(at, handle.bytes, 0, handle.id, 0),
-                   fmt::format("map {} bytes of device memory", handle.bytes));
-    handle.mapped = true;
-    at += handle.bytes;
-  }
-  CUmemAccessDesc access = {};
-  access.location = properties(device_).location;
-  access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-  DS4_DRIVER_TRY(driver->mem_set_access(address_, reserved_bytes_, &access, 1),
-                 fmt::format("open {} bytes of device memory to the device", reserved_bytes_));
-  return {};
-}
-
-Result<DeviceMemory> DeviceMemory::allocate(int device,
-                                            std::span<const std::uint64_t> handle_bytes) {
-  DS4_CUDA_TRY(cudaSetDevice(device), fmt::format("use device {}", device));
-  DS4_TRY(check_free(sum(handle_bytes)));
-  DS4_ASSIGN(const Driver* const driver, Driver::get());
+Result<DeviceMemory> DeviceMemory::map(int device, CUmemGenericAllocationHandle handle,
+                                       std::uint64_t bytes) {
   DeviceMemory memory;  // from here on, an error on the way frees what there is
   memory.device_ = device;
-  DS4_TRY(memory.reserve(sum(handle_bytes)));
-  const CUmemAllocationProp wanted = properties(device);
-  std::uint64_t got_bytes = 0;
-  for (const std::uint64_t bytes : handle_bytes) {
-    Handle handle{0, bytes, false};
-    DS4_DRIVER_TRY(driver->mem_create(&handle.id, bytes, &wanted, 0),
-                   fmt::format("allocate {} bytes of device memory, {} of {} being there", bytes,
-                               got_bytes, memory.reserved_bytes_));
-    memory.handles_.push_back(handle);
-    got_bytes += bytes;
-  }
-  DS4_TRY(memory.map_all());
+  memory.handle_ = handle;
+  memory.bytes_ = bytes;
+  DS4_ASSIGN(const Driver* const driver, Driver::get());
+  DS4_DRIVER_TRY(driver->mem_address_reserve(&memory.address_, bytes, 0, 0, 0),
+                 fmt::format("reserve {} bytes of device addresses", bytes));
+  DS4_DRIVER_TRY(driver->mem_map(memory.address_, bytes, 0, handle, 0),
+                 fmt::format("map {} bytes of device memory", bytes));
+  memory.mapped_ = true;
+  CUmemAccessDesc access = {};
+  access.location = properties(device).location;
+  access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+  DS4_DRIVER_TRY(driver->mem_set_access(memory.address_, bytes, &access, 1),
+                 fmt::format("open {} bytes of device memory to the device", bytes));
   return memory;
 }
 
-Result<DeviceMemory> DeviceMemory::import(int device, std::span<const int> fds,
-                                          std::span<const std::uint64_t> handle_bytes) {
-  assert(fds.size() == handle_bytes.size());
+Result<DeviceMemory> DeviceMemory::allocate(int device, std::uint64_t bytes) {
   DS4_CUDA_TRY(cudaSetDevice(device), fmt::format("use device {}", device));
   DS4_ASSIGN(const Driver* const driver, Driver::get());
-  DeviceMemory memory;
-  memory.device_ = device;
-  DS4_TRY(memory.reserve(sum(handle_bytes)));
-  for (std::size_t i = 0; i < fds.size(); ++i) {
-    Handle handle{0, handle_bytes[i], false};
-    DS4_DRIVER_TRY(
-        driver->mem_import(&handle.id, reinterpret_cast<void*>(static_cast<std::intptr_t>(fds[i])),
-                           CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
-        fmt::format("take over the device memory behind descriptor {} of {}", i + 1, fds.size()));
-    memory.handles_.push_back(handle);
-  }
-  DS4_TRY(memory.map_all());
-  return memory;
+  const CUmemAllocationProp wanted = properties(device);
+  CUmemGenericAllocationHandle handle = 0;
+  DS4_DRIVER_TRY(driver->mem_create(&handle, bytes, &wanted, 0),
+                 fmt::format("allocate {} bytes of device memory", bytes));
+  return map(device, handle, bytes);
 }
 
-Result<std::vector<UniqueFd>> DeviceMemory::share() const {
+Result<DeviceMemory> DeviceMemory::import(int device, int fd, std::uint64_t bytes) {
+  DS4_CUDA_TRY(cudaSetDevice(device), fmt::format("use device {}", device));
   DS4_ASSIGN(const Driver* const driver, Driver::get());
-  std::vector<UniqueFd> fds;
-  for (const Handle& handle : handles_) {
-    int fd = -1;
-    DS4_DRIVER_TRY(driver->mem_export(&fd, handle.id, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
-                   fmt::format("export {} bytes of device memory", handle.bytes));
-    fds.emplace_back(fd);
-  }
-  return fds;
+  CUmemGenericAllocationHandle handle = 0;
+  DS4_DRIVER_TRY(
+      driver->mem_import(&handle, reinterpret_cast<void*>(static_cast<std::intptr_t>(fd)),
+                         CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
+      "take over the device memory behind a descriptor");
+  return map(device, handle, bytes);
+}
+
+Result<UniqueFd> DeviceMemory::share() const {
+  DS4_ASSIGN(const Driver* const driver, Driver::get());
+  int fd = -1;
+  DS4_DRIVER_TRY(driver->mem_export(&fd, handle_, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+                 fmt::format("export {} bytes of device memory", bytes_));
+  return UniqueFd(fd);
 }
 
 DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
     : device_(other.device_),
+      handle_(other.handle_),
+      bytes_(std::exchange(other.bytes_, 0)),
       address_(std::exchange(other.address_, 0)),
-      reserved_bytes_(std::exchange(other.reserved_bytes_, 0)),
-      handles_(std::exchange(other.handles_, {})) {}
+      mapped_(std::exchange(other.mapped_, false)) {}
 
 DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
   std::swap(device_, other.device_);
+  std::swap(handle_, other.handle_);
+  std::swap(bytes_, other.bytes_);
   std::swap(address_, other.address_);
-  std::swap(reserved_bytes_, other.reserved_bytes_);
-  std::swap(handles_, other.handles_);
+  std::swap(mapped_, other.mapped_);
   return *this;
 }
 
 DeviceMemory::~DeviceMemory() {
-  if (reserved_bytes_ == 0) return;
+  if (bytes_ == 0) return;
   const auto driver = Driver::get();
   if (!driver) return;
   cudaSetDevice(device_);  // of this thread; nothing can be done here about errors
-  CUdeviceptr at = address_;
-  for (const Handle& handle : handles_) {
-    if (handle.mapped) (*driver)->mem_unmap(at, handle.bytes);
-    (*driver)->mem_release(handle.id);
-    at += handle.bytes;
-  }
-  (*driver)->mem_address_free(address_, reserved_bytes_);
+  if (mapped_) (*driver)->mem_unmap(address_, bytes_);
+  if (address_ != 0) (*driver)->mem_address_free(address_, bytes_);
+  (*driver)->mem_release(handle_);
 }
 
 }  // namespace ds4::cuda

@@ -18,8 +18,7 @@ std::optional<std::uint64_t> round_up(std::uint64_t bytes, std::uint64_t unit) {
 
 }  // namespace
 
-Result<DevicePlan> DevicePlan::make(const SpanCover& cover, std::uint64_t granularity,
-                                    std::uint64_t handle_bytes) {
+Result<DevicePlan> DevicePlan::make(const SpanCover& cover, std::uint64_t granularity) {
   assert(std::has_single_bit(granularity) && granularity % kMarkBytes == 0);
   if (cover.intervals().empty()) return fail(ErrorCode::kOutOfRange, "there is nothing to place");
   DevicePlan plan;
@@ -33,12 +32,6 @@ Result<DevicePlan> DevicePlan::make(const SpanCover& cover, std::uint64_t granul
   if (!total) return fail(ErrorCode::kOutOfRange, "the cover is larger than any memory");
   plan.mark_offset_ = *mark;
   plan.total_bytes_ = *total;
-  const std::uint64_t handle = std::max(handle_bytes & ~(granularity - 1), granularity);
-  for (std::uint64_t at = 0; at < *total;) {
-    const std::uint64_t bytes = std::min(handle, *total - at);
-    plan.handles_.push_back(bytes);
-    at += bytes;
-  }
   return plan;
 }
 
@@ -47,7 +40,7 @@ std::uint64_t DevicePlan::device_offset(std::uint64_t file_offset) const {
   assert(behind != extents_.begin());
   const Extent& extent = *std::prev(behind);
   assert(file_offset - extent.file_offset < extent.bytes);
-  return extent.device_offset + (file_offset - extent.file_offset);
+  return extent.device_place + (file_offset - extent.file_offset);
 }
 
 std::vector<Extent> cut(std::span<const Extent> extents, std::uint64_t chunk_bytes) {
@@ -56,7 +49,7 @@ std::vector<Extent> cut(std::span<const Extent> extents, std::uint64_t chunk_byt
   for (const Extent& extent : extents) {
     for (std::uint64_t done = 0; done < extent.bytes;) {
       const std::uint64_t bytes = std::min(chunk_bytes, extent.bytes - done);
-      pieces.push_back({extent.file_offset + done, bytes, extent.device_offset + done});
+      pieces.push_back({extent.file_offset + done, bytes, extent.device_place + done});
       done += bytes;
     }
   }

@@ -1,20 +1,34 @@
 #pragma once
-// cuda-device: a slice's weights in device memory, loaded or adopted.
+// A slice's weights in device memory: parts that others may hold too.
 #include <memory>
+#include <string>
+#include <unordered_map>
 #include <vector>
 
-#include "engine/cuda/plugin.h"
+#include "engine/cuda/device_part.h"
+#include "engine/cuda/weights_base.h"
 
 namespace ds4::cuda {
 
-/// As CudaEngine::load.
-Result<std::shared_ptr<const CudaWeights>> load_device_weights(
-    int device, std::shared_ptr<const ModelFile> model, const LayerRange& range,
-    const CudaLoadOptions& options);
+class DeviceWeights final : public WeightsBase {
+ public:
+  /// `parts` are all of `range` and hold every tensor of it.
+  DeviceWeights(int device, std::shared_ptr<const ModelFile> model, const LayerRange& range,
+                SpanCover cover, std::vector<std::shared_ptr<const DevicePart>> parts,
+                const LoadFigures& figures, std::string note);
 
-/// As CudaEngine::adopt.
-Result<std::shared_ptr<const CudaWeights>> adopt_device_weights(
-    int device, std::shared_ptr<const ModelFile> model, const LayerRange& range,
-    std::vector<StoredDescriptor> stored);
+  std::string_view strategy() const override { return "cuda-device"; }
+  Result<Residency> audit() const override;
+  std::optional<std::string> broken() const override { return std::nullopt; }
+  std::uint64_t device_bytes() const override;
+  std::uint64_t registered_bytes() const override { return 0; }
+  std::string describe() const override;
+
+ private:
+  const std::byte* address_of(const TensorInfo& tensor) const override;
+
+  const std::vector<std::shared_ptr<const DevicePart>> parts_;
+  std::unordered_map<const TensorInfo*, const std::byte*> addresses_;
+};
 
 }  // namespace ds4::cuda

@@ -15,8 +15,7 @@ constexpr std::uint64_t kUnit = 4096;  // buffers are of whole pages, as direct 
 /// Two buffers, a stream, and for each buffer the event of its last departure.
 class PinnedLane final : public CopyLane {
  public:
-  PinnedLane(std::array<std::span<std::byte>, 2> buffers, std::byte* target)
-      : buffers_(buffers), target_(target) {}
+  explicit PinnedLane(std::array<std::span<std::byte>, 2> buffers) : buffers_(buffers) {}
 
   Result<void> open(int device) {
     DS4_CUDA_TRY(cudaSetDevice(device), fmt::format("use device {}", device));
@@ -41,9 +40,9 @@ class PinnedLane final : public CopyLane {
     return buffers_[turn_];
   }
 
-  Result<void> send(std::uint64_t bytes, std::uint64_t device_offset) override {
-    DS4_CUDA_TRY(cudaMemcpyAsync(target_ + device_offset, buffers_[turn_].data(), bytes,
-                                 cudaMemcpyHostToDevice, stream_),
+  Result<void> send(std::uint64_t bytes, std::uint64_t device_place) override {
+    DS4_CUDA_TRY(cudaMemcpyAsync(reinterpret_cast<void*>(device_place), buffers_[turn_].data(),
+                                 bytes, cudaMemcpyHostToDevice, stream_),
                  "copy weights to the device");
     DS4_CUDA_TRY(cudaEventRecord(left_[turn_], stream_), "cudaEventRecord");
     turn_ ^= 1;
@@ -57,7 +56,6 @@ class PinnedLane final : public CopyLane {
 
  private:
   const std::array<std::span<std::byte>, 2> buffers_;
-  std::byte* const target_;
   cudaStream_t stream_ = nullptr;
   std::array<cudaEvent_t, 2> left_ = {};
   std::size_t turn_ = 0;
@@ -81,12 +79,10 @@ PinnedRing::~PinnedRing() {
   cudaFreeHost(memory_);
 }
 
-Result<std::unique_ptr<CopyLane>> PinnedRing::lane(unsigned index, std::byte* target) {
+Result<std::unique_ptr<CopyLane>> PinnedRing::lane(unsigned index) {
   std::byte* const first = memory_ + 2 * buffer_bytes_ * index;
-  auto made = std::make_unique<PinnedLane>(
-      std::array<std::span<std::byte>, 2>{std::span(first, buffer_bytes_),
-                                          std::span(first + buffer_bytes_, buffer_bytes_)},
-      target);
+  auto made = std::make_unique<PinnedLane>(std::array<std::span<std::byte>, 2>{
+      std::span(first, buffer_bytes_), std::span(first + buffer_bytes_, buffer_bytes_)});
   DS4_TRY(made->open(device_));
   return made;
 }

@@ -2,6 +2,7 @@
 // The fixed pinned memory through which bytes reach the device, and the lanes that use it.
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "engine/base/result.h"
 #include "engine/cuda/cover_transfer.h"
@@ -19,8 +20,8 @@ class PinnedRing {
 
   std::uint64_t bytes() const { return 2 * buffer_bytes_ * lanes_; }
   std::uint64_t buffer_bytes() const { return buffer_bytes_; }
-  /// Lane number `index`, copying to `target` on the device. Call it on the lane's own thread.
-  Result<std::unique_ptr<CopyLane>> lane(unsigned index, std::byte* target);
+  /// Lane number `index`, whose places are device addresses. Call it on the lane's own thread.
+  Result<std::unique_ptr<CopyLane>> lane(unsigned index);
 
  private:
   PinnedRing(int device, std::byte* memory, std::uint64_t buffer_bytes, unsigned lanes)

@@ -6,7 +6,7 @@ extern "C" __attribute__((visibility("default"))) const ds4::CudaPluginEntry ds4
 
 const ds4::CudaPluginEntry ds4_cuda_plugin = {
     ds4::kCudaPluginBuild,
-    [](int device, ds4::Result<std::shared_ptr<ds4::CudaEngine>>* engine) {
-      *engine = ds4::cuda::open_engine(device);
+    [](const ds4::CudaOpenOptions& options, ds4::Result<std::shared_ptr<ds4::CudaEngine>>* engine) {
+      *engine = ds4::cuda::open_engine(options);
     },
 };

@@ -81,7 +81,7 @@ Result<std::shared_ptr<CudaEngine>> CudaEngine::open(const CudaOpenOptions& opti
   }
   DS4_ASSIGN(const CudaPluginEntry* const entry, load_entry(path));
   Result<std::shared_ptr<CudaEngine>> engine;
-  entry->open(options.device, &engine);
+  entry->open(options, &engine);
   return engine;
 }
 

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -56,7 +56,7 @@ class RegisteredWeights final : public WeightsBase {
   ~RegisteredWeights() override { cudaSetDevice(device()); }  // for the registrations' destructors
 
   Result<void> register_all() {
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     reset_peak_rss();
     const std::uint64_t page = system_page_bytes();
     for (const Interval& interval : cover().intervals()) {
@@ -67,25 +67,35 @@ class RegisteredWeights final : public WeightsBase {
       registrations_.push_back(std::move(done));
       registered_bytes_ += bytes;
     }
-    figures_.seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    figures_.host_peak_bytes = peak_rss_bytes();
+    figures_.kept_bytes = cover().cover_bytes();
+    figures_.took = watch.elapsed();
+    figures_.peak_rss_bytes = peak_rss_bytes();
+    note_ = slice_->note();
     return {};
   }
 
   std::uint64_t device_bytes() const override { return 0; }
   std::uint64_t registered_bytes() const override { return registered_bytes_; }
-  std::span<const StoredDescriptor> exported() const override { return {}; }
+  std::string_view strategy() const override { return "cuda-registered"; }
+  Result<Residency> audit() const override {
+    DS4_ASSIGN(Residency residency, slice_->audit());
+    for (IntervalResidency& interval : residency.intervals) {
+      interval.registered_bytes = interval.planned.bytes();
+    }
+    residency.registered_bytes = cover().cover_bytes();
+    return residency;
+  }
+  std::optional<std::string> broken() const override { return slice_->broken(); }
   std::string describe() const override {
     return fmt::format("registered read-only: {}", cover().describe());
   }
 
  private:
-  const std::byte* address_of(std::uint64_t file_offset) const override {
+  const std::byte* address_of(const TensorInfo& tensor) const override {
     const auto intervals = cover().intervals();
-    const auto behind = std::ranges::upper_bound(intervals, file_offset, {}, &Interval::begin);
+    const auto behind = std::ranges::upper_bound(intervals, tensor.offset, {}, &Interval::begin);
     const auto index = static_cast<std::size_t>(behind - intervals.begin()) - 1;
-    return registrations_[index].device_address() + (file_offset - intervals[index].begin);
+    return registrations_[index].device_address() + (tensor.offset - intervals[index].begin);
   }
 
   const std::shared_ptr<const ResidentSlice> slice_;

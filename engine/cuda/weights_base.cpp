@@ -6,17 +6,8 @@
 
 #include "engine/base/checked.h"
 #include "engine/cuda/driver.h"
-#include "engine/residency/span_map.h"
 
 namespace ds4::cuda {
-
-Result<SpanCover> cover_of(const ModelFile& model, const LayerRange& range) {
-  DS4_ASSIGN(SpanCover cover, SpanCover::of(model.gguf(), range, system_page_bytes()));
-  if (cover.spans() == 0) {
-    return fail(ErrorCode::kOutOfRange, "the file has no tensors of these layers");
-  }
-  return cover;
-}
 
 Result<DeviceTensor> WeightsBase::tensor(std::string_view name) const {
   const TensorInfo* const info = model_->gguf().find(name);
@@ -30,7 +21,7 @@ Result<DeviceTensor> WeightsBase::tensor(std::string_view name) const {
                             name, range_.to_string()));
   }
   assert(cover_.contains(info->offset, info->bytes));
-  return DeviceTensor{info, address_of(info->offset)};
+  return DeviceTensor{info, address_of(*info)};
 }
 
 Result<void> WeightsBase::read_back(std::string_view name, std::uint64_t offset,

@@ -1,15 +1,20 @@
 #pragma once
 // What both kinds of weights on a GPU have in common: whose they are, and how a tensor is looked
 // up.
+#include <chrono>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "engine/cuda/plugin.h"
 
 namespace ds4::cuda {
 
-/// The cover of `range`. kOutOfRange if the file has no tensors of these layers.
-Result<SpanCover> cover_of(const ModelFile& model, const LayerRange& range);
+/// Time since it was made.
+struct Stopwatch {
+  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+  std::chrono::nanoseconds elapsed() const { return std::chrono::steady_clock::now() - start; }
+};
 
 class WeightsBase : public CudaWeights {
  public:
@@ -25,13 +30,15 @@ class WeightsBase : public CudaWeights {
   const LayerRange& range() const final { return range_; }
   const SpanCover& cover() const final { return cover_; }
   int device() const final { return device_; }
-  const CudaLoadFigures& figures() const final { return figures_; }
+  const LoadFigures& figures() const final { return figures_; }
+  const std::string& note() const final { return note_; }
 
  protected:
-  /// The device address of a byte of the file that the cover holds.
-  virtual const std::byte* address_of(std::uint64_t file_offset) const = 0;
+  /// The device address of a tensor of the range.
+  virtual const std::byte* address_of(const TensorInfo& tensor) const = 0;
 
-  CudaLoadFigures figures_;
+  LoadFigures figures_;
+  std::string note_;
 
  private:
   const int device_;
