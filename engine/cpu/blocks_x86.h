@@ -237,17 +237,13 @@ constexpr std::size_t kStepBytes = kStepValues<F> / F::kBlockValues* F::kBlockBy
 template <class F>
 constexpr std::size_t kSecondBlock = F::kBlockValues == 256 ? 0 : F::kBlockBytes;
 
-/// Eight rows of several kilobytes are more streams than the hardware follows, so the kernels that
-/// use each weight once fetch the next eight rows as they go.
+/// Rows of several kilobytes are more streams than the hardware follows, so the kernels that use
+/// each weight once fetch a step of every row of the next tile as they go.
 template <class F>
-DS4_INLINE void prefetch_step(const Rows8& rows, std::size_t offset) {
+DS4_INLINE void prefetch_step(const Byte* p) {
   DS4_UNROLL
-  for (int r = 0; r < 8; ++r) {
-    DS4_UNROLL
-    for (std::size_t line = 0; line < kStepBytes<F> - 32; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(rows.row[r] + offset + line), _MM_HINT_T1);
-    }
-  }
+  for (std::size_t line = 0; line < kStepBytes<F>; line += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(p + line), _MM_HINT_T1);
 }
 
 /// Adds one group to the totals of eight rows, given its integer sums. Tiles wider than eight rows

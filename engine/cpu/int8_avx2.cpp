@@ -101,7 +101,8 @@ void multiply_rows(const Job& job) {
     std::size_t offset = 0;
     std::uint32_t col = 0;
     for (; col + kStepValues<F> <= job.cols; col += kStepValues<F>, offset += kStepBytes<F>) {
-      prefetch_step<F>(rows, offset + 8 * job.row_bytes);
+      DS4_UNROLL
+      for (int r = 0; r < 8; ++r) prefetch_step<F>(rows.row[r] + offset + 8 * job.row_bytes);
       add_step<F, n>(format, rows, offset, offset + kSecondBlock<F>, kGroups<F>, q, info, totals);
       for (int i = 0; i < n; ++i) q[i] += kGroups<F> * kGroupBytes, info[i] += kGroups<F>;
     }

@@ -1,21 +1,25 @@
 // Quantised weights times quantised activations with AVX-512 VNNI.
 //
-// Two shapes, one order of summation. Both work on integer sums of 32 products, which are exact,
+// Three shapes, one order of summation. All work on integer sums of 32 products, which are exact,
 // and add them up in floats group after group, one lane per weight row. An unpacked weight meets
 // the high and the low byte of an activation.
-//   - rows: eight weight rows against up to three activation rows. Lanes run along the row, and a
-//     tree of shuffles turns eight vectors of partial sums into one vector of sums. Weights are
-//     used as they stream by: the shape for decoding.
-//   - tile: sixteen weight rows are unpacked once into a small buffer, four bytes of each row side
-//     by side, and meet many activation rows without any shuffles: the shape for prefill.
+//   - lanes: sixteen weight rows, unpacked in registers, against up to three activation rows. The
+//     shape for decoding.
+//   - rows: the same for Q8_0, whose bytes would all have to be transposed: lanes run along the
+//     row, eight rows together, and a tree of shuffles turns eight vectors of partial sums into one
+//     vector of sums.
+//   - tile: sixteen weight rows are unpacked once into a small buffer and meet many activation
+//     rows. The shape for prefill.
+#include <type_traits>
+
 #include "engine/cpu/blocks_avx512.h"
 #include "engine/cpu/kernels_avx512.h"
 
 namespace ds4::cpu {
 namespace {
 
-constexpr std::uint32_t kMaxRowsShape = 3;  // activation rows up to which the rows shape is faster
-constexpr std::uint32_t kTileCols = 512;    // unpacked at a time, so that a tile stays in L1
+constexpr std::uint32_t kMaxFew = 3;      // activation rows that do without a tile
+constexpr std::uint32_t kTileCols = 512;  // unpacked at a time, so that a tile stays in L1
 constexpr std::uint32_t kTileGroups = kTileCols / kGroup;
 
 /// Sums of eight vectors: of their lower halves in the lower half, row by row, and of their upper
@@ -43,67 +47,40 @@ DS4_INLINE __m512i times_high_unit(__m512i v) {
   return _mm512_sub_epi32(_mm512_slli_epi32(v, 8), v);
 }
 
-template <class F, int n, int j>
-DS4_INLINE void dot_vector(const F& format, const Rows8& rows, std::size_t a, std::size_t b,
-                           const std::int8_t* const (&q)[n], std::uint32_t second_group,
-                           __m256i (&sums)[kGroups<F>][n]) {
+/// Two groups of eight rows, or one at the end of an odd row.
+template <int n>
+DS4_INLINE void add_two_groups(const Rows8& rows, std::size_t a, std::size_t b, int groups,
+                               const std::int8_t* const (&q)[n], const GroupInfo* const (&info)[n],
+                               __m256 (&totals)[n]) {
+  float scale[2 * 8];
+  Q8_0::scales(rows, a, b, scale, nullptr, 8);
   __m512i weights[8];
   DS4_UNROLL
-  for (int r = 0; r < 8; ++r) {
-    weights[r] = format.template weights<j>(rows.row[r] + a, rows.row[r] + b);
-  }
+  for (int r = 0; r < 8; ++r) weights[r] = Q8_0::row(rows.row[r] + a, rows.row[r] + b);
   DS4_UNROLL
   for (int i = 0; i < n; ++i) {
-    const std::int8_t* first = q[i] + F::first_group(j) * kGroupBytes;
-    const std::int8_t* second = q[i] + second_group * kGroupBytes;
-    const __m512i high = join(load_256(first), load_256(second));
-    const __m512i low = join(load_256(first + kGroup), load_256(second + kGroup));
+    const std::int8_t* second = q[i] + (groups == 2 ? kGroupBytes : 0);
+    const __m512i high = join(load_256(q[i]), load_256(second));
+    const __m512i low = join(load_256(q[i] + kGroup), load_256(second + kGroup));
     __m512i dots[8];
     DS4_UNROLL
     for (int r = 0; r < 8; ++r) {
       dots[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights[r], high);
       dots[r] = _mm512_dpbusd_epi32(times_high_unit(dots[r]), weights[r], low);
     }
-    const __m512i both = sum_rows(dots);
-    sums[F::first_group(j)][i] = _mm512_castsi512_si256(both);
-    sums[F::second_group(j)][i] = _mm512_extracti64x4_epi64(both, 1);
-  }
-}
-
-/// One step of eight rows: `groups` is kGroups, or 1 at the end of an odd row of 32-value blocks.
-template <class F, int n>
-DS4_INLINE void add_step(const F& format, const Rows8& rows, std::size_t a, std::size_t b,
-                         int groups, const std::int8_t* const (&q)[n],
-                         const GroupInfo* const (&info)[n], __m256 (&totals)[n]) {
-  float scale[kGroups<F> * 8], min[F::kMins == 0 ? 1 : F::kMins * kGroups<F> * 8];
-  F::scales(rows, a, b, scale, min, 8);
-  __m256i sums[kGroups<F>][n];
-  if constexpr (F::kVectors == 1) {
-    dot_vector<F, n, 0>(format, rows, a, b, q, static_cast<std::uint32_t>(groups) - 1, sums);
-  } else {
-    dot_vector<F, n, 0>(format, rows, a, b, q, F::second_group(0), sums);
-    dot_vector<F, n, 1>(format, rows, a, b, q, F::second_group(1), sums);
-    dot_vector<F, n, 2>(format, rows, a, b, q, F::second_group(2), sums);
-    dot_vector<F, n, 3>(format, rows, a, b, q, F::second_group(3), sums);
-  }
-  const auto add = [&](int g) __attribute__((always_inline)) {
-    for (int i = 0; i < n; ++i) {
-      totals[i] =
-          add_group<F>(totals[i], sums[g][i], info[i][g], scale + 8 * g, min + 8 * F::kMins * g);
+    const __m512i sums = sum_rows(dots);
+    totals[i] =
+        add_group<Q8_0>(totals[i], _mm512_castsi512_si256(sums), info[i][0], scale, nullptr);
+    if (groups == 2) {
+      totals[i] = add_group<Q8_0>(totals[i], _mm512_extracti64x4_epi64(sums, 1), info[i][1],
+                                  scale + 8, nullptr);
     }
-  };
-  if constexpr (F::kVectors == 1) {
-    add(0);
-    if (groups == 2) add(1);
-  } else {
-    DS4_UNROLL
-    for (int g = 0; g < kGroups<F>; ++g) add(g);
   }
 }
 
-template <class F, int n>
+template <int n>
 void multiply_rows(const Job& job) {
-  const F format;
+  using F = Q8_0;
   for (std::uint32_t row = 0; row < job.rows; row += 8) {
     const Rows8 rows = rows_at(job, row);
     const std::int8_t* q[n];
@@ -118,19 +95,121 @@ void multiply_rows(const Job& job) {
     std::size_t offset = 0;
     std::uint32_t col = 0;
     for (; col + kStepValues<F> <= job.cols; col += kStepValues<F>, offset += kStepBytes<F>) {
-      prefetch_step<F>(rows, offset + 8 * job.row_bytes);
-      add_step<F, n>(format, rows, offset, offset + kSecondBlock<F>, kGroups<F>, q, info, totals);
       DS4_UNROLL
-      for (int i = 0; i < n; ++i) q[i] += kGroups<F> * kGroupBytes, info[i] += kGroups<F>;
+      for (int r = 0; r < 8; ++r) prefetch_step<F>(rows.row[r] + offset + 8 * job.row_bytes);
+      add_two_groups<n>(rows, offset, offset + kSecondBlock<F>, 2, q, info, totals);
+      DS4_UNROLL
+      for (int i = 0; i < n; ++i) q[i] += 2 * kGroupBytes, info[i] += 2;
     }
-    if constexpr (F::kVectors == 1) {
-      if (col < job.cols) add_step<F, n>(format, rows, offset, offset, 1, q, info, totals);
-    }
+    if (col < job.cols) add_two_groups<n>(rows, offset, offset, 1, q, info, totals);
     const std::uint32_t left = job.rows - row;
     const auto mask = static_cast<__mmask8>(left >= 8 ? 0xFF : (1u << left) - 1);
     for (std::uint32_t i = 0; i < n; ++i) {
       _mm256_mask_storeu_ps(job.y + i * job.y_stride + row, mask, totals[i]);
     }
+  }
+}
+
+/// Adds one group to the totals of sixteen rows; weights(k) are bytes 4k..4k+3 of the rows.
+template <class F, int n, class Weights>
+DS4_INLINE void add_lanes(const Weights& weights, const std::int8_t* const (&q)[n],
+                          const GroupInfo* const (&info)[n], const float* scale, const float* min,
+                          __m512 (&totals)[n]) {
+  const auto four = [&](int i, int k) __attribute__((always_inline)) {
+    std::int32_t bytes;
+    __builtin_memcpy(&bytes, q[i] + 4 * k, sizeof bytes);
+    return _mm512_set1_epi32(bytes);
+  };
+  __m512i high[n], sums[n];
+  DS4_UNROLL
+  for (int i = 0; i < n; ++i) {
+    high[i] = _mm512_setzero_si512();
+    sums[i] = F::kBias == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(-F::kBias * info[i]->sum);
+  }
+  DS4_UNROLL
+  for (int k = 0; k < 8; ++k) {
+    const __m512i w = weights(k);
+    DS4_UNROLL
+    for (int i = 0; i < n; ++i) {
+      high[i] = _mm512_dpbusd_epi32(high[i], w, four(i, k));
+      sums[i] = _mm512_dpbusd_epi32(sums[i], w, four(i, k + 8));
+    }
+  }
+  DS4_UNROLL
+  for (int i = 0; i < n; ++i) {
+    sums[i] = _mm512_add_epi32(sums[i], times_high_unit(high[i]));
+    const __m512 factor = _mm512_mul_ps(_mm512_load_ps(scale), _mm512_set1_ps(info[i]->scale));
+    totals[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i]), factor, totals[i]);
+    if constexpr (F::kMins == 1) {
+      totals[i] =
+          _mm512_fnmadd_ps(_mm512_load_ps(min), _mm512_set1_ps(info[i]->scaled_sum), totals[i]);
+    } else if constexpr (F::kMins == 2) {
+      totals[i] =
+          _mm512_fnmadd_ps(_mm512_load_ps(min), _mm512_set1_ps(info[i]->scaled_half[0]), totals[i]);
+      totals[i] = _mm512_fnmadd_ps(_mm512_load_ps(min + 16),
+                                   _mm512_set1_ps(info[i]->scaled_half[1]), totals[i]);
+    }
+  }
+}
+
+/// Calls use(group of the step, its eight vectors of weights) for the first `groups` groups.
+template <class F, class Use>
+DS4_INLINE void for_each_group(const F& format, const typename F::Step& step, int groups,
+                               const Use& use) {
+  for (int i = 0; i * F::kInner < groups; ++i) {
+    const auto one = [&]<int j>() __attribute__((always_inline)) {
+      __m512i w[8];
+      format.template group<j>(step, i, w);
+      use(i * F::kInner + j, w);
+    };
+    one.template operator()<0>();
+    if constexpr (F::kInner > 1) one.template operator()<1>();
+    if constexpr (F::kInner > 2) one.template operator()<2>(), one.template operator()<3>();
+  }
+}
+
+DS4_INLINE Rows16 sixteen_rows_at(const Job& job, std::uint32_t first) {
+  return {rows_at(job, first), rows_at(job, first + 8)};
+}
+DS4_INLINE __mmask16 lane_mask(std::uint32_t left) {
+  return static_cast<__mmask16>(left >= 16 ? 0xFFFF : (1u << left) - 1);
+}
+
+template <class F, int n>
+void multiply_lanes(const Job& job) {
+  const F format;
+  alignas(64) float scale[kGroups<F> * 16];
+  alignas(64) float min[F::kMins == 0 ? 1 : F::kMins * kGroups<F> * 16];
+  for (std::uint32_t row = 0; row < job.rows; row += 16) {
+    const Rows16 rows = sixteen_rows_at(job, row);
+    const std::int8_t* q[n];
+    const GroupInfo* info[n];
+    __m512 totals[n];
+    DS4_UNROLL
+    for (int i = 0; i < n; ++i) {
+      q[i] = record_of(job, static_cast<std::uint32_t>(i));
+      info[i] = info_of(q[i], job.cols);
+      totals[i] = _mm512_setzero_ps();
+    }
+    std::size_t offset = 0;
+    for (std::uint32_t col = 0; col < job.cols; col += kStepValues<F>, offset += kStepBytes<F>) {
+      DS4_UNROLL
+      for (int r = 0; r < 16; ++r) prefetch_step<F>(rows.row(r) + offset + 16 * job.row_bytes);
+      const bool is_whole = col + kStepValues<F> <= job.cols;
+      typename F::Step step;
+      F::load(rows, offset, is_whole ? offset + kSecondBlock<F> : offset, step, scale, min);
+      for_each_group(
+          format, step, is_whole ? kGroups<F> : 1,
+          [&](int g, const __m512i(&w)[8]) __attribute__((always_inline)) {
+            add_lanes<F, n>([&](int k) { return w[k]; }, q, info, scale + 16 * g,
+                            min + 16 * F::kMins * g, totals);
+            DS4_UNROLL
+            for (int i = 0; i < n; ++i) q[i] += kGroupBytes, ++info[i];
+          });
+    }
+    const __mmask16 mask = lane_mask(job.rows - row);
+    for (std::uint32_t i = 0; i < n; ++i)
+      _mm512_mask_storeu_ps(job.y + i * job.y_stride + row, mask, totals[i]);
   }
 }
 
@@ -142,127 +221,23 @@ struct Tile {
   alignas(64) float min[F::kMins == 0 ? 1 : F::kMins * kTileGroups * 16];
 };
 
-/// Transposes 16 x 16 dwords: out[i], dword r = in[r], dword i.
-DS4_INLINE void transpose(__m512i (&v)[16]) {
-  __m512i t[16];
-  DS4_UNROLL
-  for (int i = 0; i < 8; ++i) {
-    t[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-  }
-  // v[4i + c]: rows 4i..4i+3; in 128-bit lane l, dword 4l + c.
-  DS4_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    v[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-    v[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-    v[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-    v[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-  }
-  DS4_UNROLL
-  for (int c = 0; c < 4; ++c) {
-    const __m512i low01 = _mm512_shuffle_i32x4(v[c], v[4 + c], 0x44);
-    const __m512i high01 = _mm512_shuffle_i32x4(v[c], v[4 + c], 0xEE);
-    const __m512i low23 = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0x44);
-    const __m512i high23 = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0xEE);
-    t[c] = _mm512_shuffle_i32x4(low01, low23, 0x88);
-    t[4 + c] = _mm512_shuffle_i32x4(low01, low23, 0xDD);
-    t[8 + c] = _mm512_shuffle_i32x4(high01, high23, 0x88);
-    t[12 + c] = _mm512_shuffle_i32x4(high01, high23, 0xDD);
-  }
-  DS4_UNROLL
-  for (int i = 0; i < 16; ++i) v[i] = t[i];
-}
-
-template <class F, int j>
-void unpack_vector(const F& format, const Rows8& top, const Rows8& bottom, std::size_t a,
-                   std::size_t b, bool has_second, std::uint32_t* out) {
-  // Through memory: kept in registers, they would leave none to formats that take many to unpack.
-  alignas(64) Byte unpacked[16][64];
-  for (int r = 0; r < 8; ++r) {
-    _mm512_store_si512(unpacked[r], format.template weights<j>(top.row[r] + a, top.row[r] + b));
-    _mm512_store_si512(unpacked[r + 8],
-                       format.template weights<j>(bottom.row[r] + a, bottom.row[r] + b));
-  }
-  __m512i v[16];
-  DS4_UNROLL
-  for (int r = 0; r < 16; ++r) v[r] = _mm512_load_si512(unpacked[r]);
-  transpose(v);
-  DS4_UNROLL
-  for (int k = 0; k < 8; ++k) _mm512_store_si512(out + (F::first_group(j) * 8 + k) * 16, v[k]);
-  if (!has_second) return;
-  DS4_UNROLL
-  for (int k = 0; k < 8; ++k) _mm512_store_si512(out + (F::second_group(j) * 8 + k) * 16, v[k + 8]);
-}
-
 /// Unpacks columns [first, first + count).
 template <class F>
-void unpack_tile(const F& format, const Rows8& top, const Rows8& bottom, std::uint32_t first,
-                 std::uint32_t count, Tile<F>& tile) {
+void unpack_tile(const F& format, const Rows16& rows, std::uint32_t first, std::uint32_t count,
+                 Tile<F>& tile) {
   std::size_t a = first / F::kBlockValues * std::size_t{F::kBlockBytes};
   for (std::uint32_t group = 0; group < count / kGroup; group += kGroups<F>, a += kStepBytes<F>) {
     const bool is_whole = group + kGroups<F> <= count / kGroup;
-    const std::size_t b = is_whole ? a + kSecondBlock<F> : a;
-    float* scale = tile.scale + group * 16;
-    float* min = tile.min + F::kMins * group * 16;
-    F::scales(top, a, b, scale, min, 16);
-    F::scales(bottom, a, b, scale + 8, min + 8, 16);
+    typename F::Step step;
+    F::load(rows, a, is_whole ? a + kSecondBlock<F> : a, step, tile.scale + group * 16,
+            tile.min + F::kMins * group * 16);
     std::uint32_t* out = tile.weights + group * 8 * 16;
-    unpack_vector<F, 0>(format, top, bottom, a, b, is_whole, out);
-    if constexpr (F::kVectors == 4) {
-      unpack_vector<F, 1>(format, top, bottom, a, b, true, out);
-      unpack_vector<F, 2>(format, top, bottom, a, b, true, out);
-      unpack_vector<F, 3>(format, top, bottom, a, b, true, out);
-    }
-  }
-}
-
-template <class F, int n>
-DS4_INLINE void multiply_tile(const Tile<F>& tile, const std::int8_t* const (&q)[n],
-                              std::uint32_t groups, std::size_t info_offset, __m512 (&totals)[n]) {
-  for (std::uint32_t group = 0; group < groups; ++group) {
-    const std::uint32_t* weights = tile.weights + group * 8 * 16;
-    const std::size_t info_at = info_offset + group * sizeof(GroupInfo);
-    const auto info = [&](int i) __attribute__((always_inline)) {
-      return reinterpret_cast<const GroupInfo*>(q[i] + info_at);
-    };
-    const auto four = [&](int i, int k) __attribute__((always_inline)) {
-      std::int32_t bytes;
-      __builtin_memcpy(&bytes, q[i] + group * kGroupBytes + 4 * k, sizeof bytes);
-      return _mm512_set1_epi32(bytes);
-    };
-    __m512i high[n], sums[n];
-    DS4_UNROLL
-    for (int i = 0; i < n; ++i) {
-      high[i] = _mm512_setzero_si512();
-      sums[i] =
-          F::kBias == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(-F::kBias * info(i)->sum);
-    }
-    DS4_UNROLL
-    for (int k = 0; k < 8; ++k) {
-      const __m512i w = _mm512_load_si512(weights + 16 * k);
-      DS4_UNROLL
-      for (int i = 0; i < n; ++i) {
-        high[i] = _mm512_dpbusd_epi32(high[i], w, four(i, k));
-        sums[i] = _mm512_dpbusd_epi32(sums[i], w, four(i, k + 8));
-      }
-    }
-    const __m512 scale = _mm512_load_ps(tile.scale + group * 16);
-    const float* min = tile.min + F::kMins * group * 16;
-    DS4_UNROLL
-    for (int i = 0; i < n; ++i) {
-      sums[i] = _mm512_add_epi32(sums[i], times_high_unit(high[i]));
-      const __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(info(i)->scale));
-      totals[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i]), factor, totals[i]);
-      if constexpr (F::kMins == 1) {
-        totals[i] =
-            _mm512_fnmadd_ps(_mm512_load_ps(min), _mm512_set1_ps(info(i)->scaled_sum), totals[i]);
-      } else if constexpr (F::kMins == 2) {
-        totals[i] = _mm512_fnmadd_ps(_mm512_load_ps(min), _mm512_set1_ps(info(i)->scaled_half[0]),
-                                     totals[i]);
-        totals[i] = _mm512_fnmadd_ps(_mm512_load_ps(min + 16),
-                                     _mm512_set1_ps(info(i)->scaled_half[1]), totals[i]);
-      }
-    }
+    for_each_group(
+        format, step,
+        is_whole ? kGroups<F> : 1, [&](int g, const __m512i(&w)[8]) __attribute__((always_inline)) {
+          DS4_UNROLL
+          for (int k = 0; k < 8; ++k) _mm512_store_si512(out + (g * 8 + k) * 16, w[k]);
+        });
   }
 }
 
@@ -271,18 +246,24 @@ template <class F, int n>
 void tile_rows(const Job& job, const Tile<F>& tile, std::uint32_t row, std::uint32_t i,
                std::uint32_t first_col, std::uint32_t count, __mmask16 mask) {
   const std::int8_t* q[n];
+  const GroupInfo* info[n];
   __m512 totals[n];
   DS4_UNROLL
   for (int k = 0; k < n; ++k) {
     const std::uint32_t x = i + static_cast<std::uint32_t>(k);
-    q[k] = record_of(job, x) + first_col / kGroup * kGroupBytes;
+    q[k] = record_of(job, x);
+    info[k] = info_of(q[k], job.cols) + first_col / kGroup;
+    q[k] += first_col / kGroup * kGroupBytes;
     totals[k] = first_col == 0 ? _mm512_setzero_ps()
                                : _mm512_maskz_loadu_ps(mask, job.y + x * job.y_stride + row);
   }
-  // From q[k], which is at column first_col, to the info of that column's group.
-  const std::size_t info_offset =
-      (job.cols - first_col) / kGroup * kGroupBytes + first_col / kGroup * sizeof(GroupInfo);
-  multiply_tile<F, n>(tile, q, count / kGroup, info_offset, totals);
+  for (std::uint32_t group = 0; group < count / kGroup; ++group) {
+    const std::uint32_t* weights = tile.weights + group * 8 * 16;
+    add_lanes<F, n>([&](int k) { return _mm512_load_si512(weights + 16 * k); }, q, info,
+                    tile.scale + group * 16, tile.min + F::kMins * group * 16, totals);
+    DS4_UNROLL
+    for (int k = 0; k < n; ++k) q[k] += kGroupBytes, ++info[k];
+  }
   DS4_UNROLL
   for (int k = 0; k < n; ++k) {
     const std::uint32_t x = i + static_cast<std::uint32_t>(k);
@@ -295,12 +276,11 @@ void multiply_tiles(const Job& job) {
   const F format;
   Tile<F> tile;
   for (std::uint32_t row = 0; row < job.rows; row += 16) {
-    const Rows8 top = rows_at(job, row), bottom = rows_at(job, row + 8);
-    const std::uint32_t left = job.rows - row;
-    const auto mask = static_cast<__mmask16>(left >= 16 ? 0xFFFF : (1u << left) - 1);
+    const Rows16 rows = sixteen_rows_at(job, row);
+    const __mmask16 mask = lane_mask(job.rows - row);
     for (std::uint32_t col = 0; col < job.cols; col += kTileCols) {
       const std::uint32_t count = job.cols - col < kTileCols ? job.cols - col : kTileCols;
-      unpack_tile<F>(format, top, bottom, col, count, tile);
+      unpack_tile<F>(format, rows, col, count, tile);
       std::uint32_t i = 0;
       for (; i + 8 <= job.n; i += 8) tile_rows<F, 8>(job, tile, row, i, col, count, mask);
       for (; i + 4 <= job.n; i += 4) tile_rows<F, 4>(job, tile, row, i, col, count, mask);
@@ -310,17 +290,26 @@ void multiply_tiles(const Job& job) {
   }
 }
 
+template <class F, int n>
+void multiply_few(const Job& job) {
+  if constexpr (std::is_same_v<F, Q8_0>) {
+    multiply_rows<n>(job);
+  } else {
+    multiply_lanes<F, n>(job);
+  }
+}
+
 template <class F>
 void multiply(const Job& job) {
   switch (job.n) {
     case 0:
       return;
     case 1:
-      return multiply_rows<F, 1>(job);
+      return multiply_few<F, 1>(job);
     case 2:
-      return multiply_rows<F, 2>(job);
-    case kMaxRowsShape:
-      return multiply_rows<F, 3>(job);
+      return multiply_few<F, 2>(job);
+    case kMaxFew:
+      return multiply_few<F, 3>(job);
     default:
       return multiply_tiles<F>(job);
   }

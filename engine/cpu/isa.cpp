@@ -18,7 +18,8 @@ bool machine_has(Isa isa) {
     case Isa::kAvx512:
       return avx2 && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
+             __builtin_cpu_supports("avx512vbmi");
   }
   return false;
 #else

@@ -8,7 +8,7 @@ namespace ds4::cpu {
 enum class Isa {
   kScalar,  // any machine; the reference that the others must equal
   kAvx2,    // AVX2, FMA, F16C
-  kAvx512,  // AVX-512 F, BW, DQ, VL and VNNI
+  kAvx512,  // AVX-512 F, BW, DQ, VL, VNNI and VBMI: Ice Lake, Zen 4 and later
 };
 
 std::string_view to_string(Isa isa);

@@ -31,6 +31,14 @@ std::uint16_t random_half(Rng& rng, Contents contents) {
   return quant::float_to_half(0.25f + static_cast<float>(below(rng, 1000)) * 1e-3f);
 }
 
+std::uint16_t random_bf16(Rng& rng, Contents contents, float tame) {
+  if (contents == Contents::kHostile) return static_cast<std::uint16_t>(rng());
+  if (contents == Contents::kTame) return quant::float_to_bf16(tame);
+  constexpr std::uint16_t kCorners[] = {0x0000, 0x8000, 0x0001, 0x8001, 0x007F,
+                                        0x0080, 0x5F00, 0xDF00, 0x3F80, 0xBF80};
+  return kCorners[below(rng, std::size(kCorners))];
+}
+
 // The codes behind the scales: random, or all the same.
 void fill_codes(void* codes, std::size_t n, Rng& rng, Contents contents) {
   auto* bytes = static_cast<std::uint8_t*>(codes);
@@ -77,12 +85,14 @@ void fill_floats(TensorType type, std::vector<std::byte>& bytes, Rng& rng, Conte
   for (std::size_t at = 0; at < bytes.size(); at += width) {
     const float value = (static_cast<float>(below(rng, 2001)) - 1000.0f) * 1e-3f;
     std::uint32_t bits = 0;
-    if (type == TensorType::kF32) bits = std::bit_cast<std::uint32_t>(value);
-    if (type == TensorType::kBF16) bits = quant::float_to_bf16(value);
+    if (type == TensorType::kF32) {
+      bits = contents == Contents::kTame ? std::bit_cast<std::uint32_t>(value)
+                                         : std::uint32_t{random_bf16(rng, contents, value)} << 16;
+    }
+    if (type == TensorType::kBF16) bits = random_bf16(rng, contents, value);
     if (type == TensorType::kF16) {
       bits = contents == Contents::kTame ? quant::float_to_half(value) : random_half(rng, contents);
     }
-    if (contents == Contents::kHostile) bits = static_cast<std::uint32_t>(rng());
     std::memcpy(bytes.data() + at, &bits, width);
   }
 }
