@@ -10,7 +10,7 @@ ds4_build_packages=(
 )
 
 # To build and run the tests and benchmarks as well.
-ds4_test_packages=(libgtest-dev libgmock-dev libbenchmark-dev)
+ds4_test_packages=(libgtest-dev libgmock-dev libbenchmark-dev python3)
 
 ds4_die() {
   printf '%s: %s\n' "${0##*/}" "$*" >&2

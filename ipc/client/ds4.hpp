@@ -6,7 +6,9 @@
 // a request ends is never an exception: it is the Final event, for the caller to look at. Thread
 // rule: as in ds4.h, one thread at a time per Connection.
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <span>
@@ -75,6 +77,10 @@ inline bool is_final(const Event& event) {
 inline bool is_token(const Event& event) {
   return event.kind == DS4_EVENT_TOKEN;
 }
+/// A final that says why there is no (whole) answer.
+inline bool is_error(const Event& event) {
+  return is_final(event) && ds4_is_error(event.status) != 0;
+}
 
 /// Tokens to text, never ending inside a UTF-8 character. Outlives its connection if need be.
 class Decoder {
@@ -106,6 +112,42 @@ class Decoder {
 };
 
 class Connection {
+  /// A single-pass range.
+  class Events {
+   public:
+    class Iterator {
+     public:
+      using value_type = Event;
+      using difference_type = std::ptrdiff_t;
+      Iterator() = default;
+      explicit Iterator(Connection& connection) : connection_(&connection) { ++*this; }
+      const Event& operator*() const { return event_; }
+      const Event* operator->() const { return &event_; }
+      Iterator& operator++() {
+        // Only a final can have been the last event, and before the first one there is none.
+        if (event_.kind == 0 || is_final(event_)) more_ = connection_->info().requests > 0;
+        if (!more_) return *this;
+        std::optional<Event> event;
+        while (!event) event = connection_->next();  // a signal's interruption is no event
+        event_ = *event;
+        return *this;
+      }
+      void operator++(int) { ++*this; }
+      bool operator==(std::default_sentinel_t) const { return !more_; }
+
+     private:
+      Connection* connection_ = nullptr;
+      Event event_ = {};
+      bool more_ = false;
+    };
+    explicit Events(Connection& connection) : connection_(&connection) {}
+    Iterator begin() const { return Iterator(*connection_); }
+    std::default_sentinel_t end() const { return {}; }
+
+   private:
+    Connection* connection_;
+  };
+
  public:
   /// Empty path: DS4_SOCKET from the environment, else the system's agent.
   explicit Connection(const std::string& socket_path = {},
@@ -201,6 +243,10 @@ class Connection {
     check(status);
     return event;
   }
+
+  /// All events from now on, of every request in flight, until each has had its final:
+  /// `for (const Event& event : connection.events())`.
+  auto events() { return Events(*this); }
 
   /// For epoll; the rule in ds4.h applies.
   int event_fd() const { return ds4_event_fd(client_.get()); }
