@@ -17,8 +17,8 @@ Result<DevicePlan> place(int device, const PartPlan& plan) {
 
 }  // namespace
 
-std::string kept_name_of(const ModelFile& model, const PartPlan& plan) {
-  return fmt::format("ds4-cuda.{}.{}", model.fingerprint(), plan.name);
+std::string kept_name_of(int device, const ModelFile& model, const PartPlan& plan) {
+  return fmt::format("ds4.{}.cuda{}-{}", model.fingerprint(), device, plan.name);
 }
 
 Result<std::uint64_t> part_bytes(int device, const PartPlan& plan) {
@@ -32,7 +32,7 @@ DevicePart::DevicePart(int device, const ModelFile& model, const PartPlan& plan,
       name_(plan.name),
       cover_(plan.cover),
       place_(std::move(place)),
-      kept_name_(kept_name_of(model, plan)),
+      kept_name_(kept_name_of(device, model, plan)),
       memory_(std::move(memory)) {}
 
 Result<std::shared_ptr<DevicePart>> DevicePart::allocate(int device, const ModelFile& model,

@@ -22,7 +22,7 @@ class DevicePart {
   static Result<std::shared_ptr<DevicePart>> adopt(int device, const ModelFile& model,
                                                    const PartPlan& plan, UniqueFd fd);
 
-  /// "ds4-cuda.<fingerprint>.L20", ".output": what it is kept under.
+  /// "ds4.<fingerprint>.cuda0-L20", "-output": what it is kept under; 0 is the device.
   const std::string& kept_name() const { return kept_name_; }
   /// The bytes of the file that it holds.
   const SpanCover& cover() const { return cover_; }
@@ -58,6 +58,6 @@ class DevicePart {
 /// Device memory that the part will take. Pure but for the granularity.
 Result<std::uint64_t> part_bytes(int device, const PartPlan& plan);
 
-std::string kept_name_of(const ModelFile& model, const PartPlan& plan);
+std::string kept_name_of(int device, const ModelFile& model, const PartPlan& plan);
 
 }  // namespace ds4::cuda

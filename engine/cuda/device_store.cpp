@@ -73,7 +73,8 @@ Result<DeviceStore::Loading> DeviceStore::gather(const ModelFile& model, const L
     Part held;
     {
       const std::lock_guard lock(mutex_);
-      if (const auto found = held_.find(kept_name_of(model, plan)); found != held_.end()) {
+      if (const auto found = held_.find(kept_name_of(options_.device, model, plan));
+          found != held_.end()) {
         held = found->second.lock();
       }
     }
@@ -93,7 +94,7 @@ Result<DeviceStore::Loading> DeviceStore::gather(const ModelFile& model, const L
 std::shared_ptr<DevicePart> DeviceStore::adopt(const ModelFile& model, const PartPlan& plan,
                                                std::string& note) {
   if (options_.keeper == nullptr) return nullptr;
-  const std::string name = kept_name_of(model, plan);
+  const std::string name = kept_name_of(options_.device, model, plan);
   UniqueFd fd = options_.keeper->take(name);
   if (!fd) return nullptr;
   auto part = DevicePart::adopt(options_.device, model, plan, std::move(fd));

@@ -1,0 +1,171 @@
+// ds4-cuda-residency: makes layers of a model resident for a GPU as the agent does, through the
+// same plugin and the same descriptor store, and says what it came to. For demonstrations and
+// measurements (tests/gpu/residency.sh).
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "agent/loader/fd_store.h"
+#include "engine/cuda/plugin.h"
+#include "engine/residency/residency_audit.h"
+
+namespace {
+
+using ds4::Result;
+constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+
+struct Options {
+  std::string model;
+  std::string layers;
+  std::string library;
+  bool registered = false;
+  bool whole_file = false;
+  bool rate = false;
+  bool hold = false;
+  unsigned readers = 0;
+};
+
+double gib(std::uint64_t bytes) {
+  return static_cast<double>(bytes) / kGiB;
+}
+
+template <typename... Args>
+void say(fmt::format_string<Args...> format, Args&&... args) {
+  fmt::print(format, std::forward<Args>(args)...);
+  std::fputc('\n', stdout);
+  std::fflush(stdout);
+}
+
+/// Some of every tensor of the range, on the device as in the file. Returns the bytes compared.
+Result<std::uint64_t> compare_with_file(const ds4::CudaWeights& weights) {
+  constexpr std::uint64_t kSample = 64u << 10;
+  std::uint64_t compared = 0;
+  for (const ds4::TensorInfo& tensor : weights.model().gguf().tensors()) {
+    if (!weights.range().owns(tensor.name)) continue;
+    const std::uint64_t bytes = std::min(kSample, tensor.bytes);
+    for (const std::uint64_t at :
+         {std::uint64_t{0}, (tensor.bytes - bytes) / 2, tensor.bytes - bytes}) {
+      std::vector<std::byte> there(bytes);
+      std::vector<std::byte> here(bytes);
+      DS4_TRY(weights.read_back(tensor.name, at, there));
+      if (::pread(weights.model().fd(), here.data(), bytes,
+                  static_cast<off_t>(tensor.offset + at)) != static_cast<ssize_t>(bytes)) {
+        return ds4::fail_errno("read the file");
+      }
+      if (std::memcmp(here.data(), there.data(), bytes) != 0) {
+        return ds4::fail(ds4::ErrorCode::kCorrupt,
+                         fmt::format("{} differs from the file at {}", tensor.name, at));
+      }
+      compared += bytes;
+    }
+  }
+  return compared;
+}
+
+/// What tools did that knew no cover: the whole file, mapped and registered at once.
+Result<void> register_whole_file(const ds4::ModelFile& model) {
+  void* const at = ::mmap(nullptr, model.file_bytes(), PROT_READ, MAP_SHARED, model.fd(), 0);
+  if (at == MAP_FAILED) return ds4::fail_errno("map the whole file");
+  say("registering the whole file, {:.2f} GiB", gib(model.file_bytes()));
+  const cudaError_t error =
+      cudaHostRegister(at, model.file_bytes(), cudaHostRegisterMapped | cudaHostRegisterReadOnly);
+  if (error == cudaSuccess) return {};
+  return ds4::fail(ds4::ErrorCode::kResourceExhausted,
+                   fmt::format("cudaHostRegister: {}", cudaGetErrorString(error)));
+}
+
+Result<std::shared_ptr<const ds4::CudaWeights>> make_resident(
+    ds4::CudaEngine& engine, const std::shared_ptr<const ds4::ModelFile>& model,
+    const Options& options) {
+  DS4_ASSIGN(const std::uint32_t block_count, model->gguf().u32("deepseek4.block_count"));
+  DS4_ASSIGN(const auto range, ds4::LayerRange::parse(options.layers, block_count));
+  if (!options.registered) return engine.load(model, range);
+  DS4_ASSIGN(std::shared_ptr<const ds4::ResidentSlice> pages,
+             ds4::ResidentSlice::load(model, range));
+  say("pages in memory after {:.3f} s",
+      std::chrono::duration<double>(pages->figures().took).count());
+  return engine.register_host(std::move(pages));
+}
+
+void describe(const ds4::CudaWeights& weights, std::uint64_t free_before, std::uint64_t free_now,
+              double pinned_rate) {
+  const ds4::LoadFigures& figures = weights.figures();
+  const double seconds = std::chrono::duration<double>(figures.took).count();
+  say("{}", weights.describe());
+  say("{:.2f} GiB copied, {:.2f} GiB taken over, in {:.3f} s", gib(figures.read_bytes),
+      gib(figures.adopted_bytes), seconds);
+  if (figures.read_bytes > 0) {
+    const double rate = static_cast<double>(figures.read_bytes) / seconds;
+    say("{:.1f} GB/s from file to device{}", rate / 1e9,
+        pinned_rate > 0 ? fmt::format(", {:.0f} % of the pinned copy", 100 * rate / pinned_rate)
+                        : "");
+  }
+  say("cover {:.4f} GiB, device memory {:.4f} GiB, registered {:.4f} GiB; the device's free memory "
+      "fell by {:.4f} GiB",
+      gib(weights.cover().cover_bytes()), gib(weights.device_bytes()),
+      gib(weights.registered_bytes()), free_before > free_now ? gib(free_before - free_now) : 0.0);
+  say("host peak (VmHWM) while loading {:.1f} MiB",
+      static_cast<double>(figures.peak_rss_bytes) / (1024.0 * 1024.0));
+  if (!weights.note().empty()) say("note: {}", weights.note());
+}
+
+Result<void> run(const Options& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto seconds = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  DS4_ASSIGN(const auto model, ds4::ModelFile::open(options.model));
+  if (options.whole_file) return register_whole_file(*model);
+  ds4::agent::FdStore store;
+  DS4_ASSIGN(const auto engine,
+             ds4::CudaEngine::open(
+                 {.library = options.library, .keeper = &store, .readers = options.readers}));
+  DS4_ASSIGN(const ds4::DeviceFacts facts, engine->facts());
+  say("{}: {:.2f} GiB, {:.2f} GiB free; context after {:.3f} s", facts.name, gib(facts.total_bytes),
+      gib(facts.free_bytes), seconds());
+  double pinned_rate = 0;
+  if (options.rate) {
+    DS4_ASSIGN(pinned_rate, engine->pinned_copy_bytes_per_second());
+    say("pinned copy {:.1f} GB/s", pinned_rate / 1e9);
+  }
+  DS4_ASSIGN(const auto weights, make_resident(*engine, model, options));
+  say("pid {} resident after {:.3f} s", ::getpid(), seconds());
+  DS4_ASSIGN(const ds4::DeviceFacts now, engine->facts());
+  describe(*weights, facts.free_bytes, now.free_bytes, pinned_rate);
+  DS4_ASSIGN(const std::uint64_t compared, compare_with_file(*weights));
+  say("{:.1f} MiB of all tensors compared with the file: equal",
+      static_cast<double>(compared) / (1024.0 * 1024.0));
+  if (options.hold) {
+    say("holding");
+    ::pause();
+  }
+  return {};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Makes layers of a model resident for a GPU.", "ds4-cuda-residency");
+  app.add_option("--model", options.model, "a GGUF file")->required();
+  app.add_option("--layers", options.layers, "A:B or A:output");
+  app.add_option("--library", options.library, "libds4engine-cuda.so");
+  app.add_option("--readers", options.readers, "threads that read the file");
+  app.add_flag("--registered", options.registered, "register the host's pages, copy nothing");
+  app.add_flag("--whole-file", options.whole_file, "register the whole file, as others did");
+  app.add_flag("--rate", options.rate, "measure the pinned copy first");
+  app.add_flag("--hold", options.hold, "stay until killed");
+  CLI11_PARSE(app, argc, argv);
+  const auto done = run(options);
+  if (done) return 0;
+  std::fprintf(stderr, "ds4-cuda-residency: %s\n", done.error().message.c_str());
+  return 1;
+}
