@@ -122,18 +122,32 @@ void decode_fp8(const std::uint8_t* codes, const std::int8_t* exponents, std::si
   }
 }
 
+/// The values of E2M1 codes; of each lane the lowest four bits count.
+inline Vec e2m1_values(VecInt codes) {
+#if defined(__AVX512F__)
+  const Vec values = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+  return _mm512_permutexvar_ps((__m512i)codes, values);
+#else
+  const VecInt sign = (codes & 0x8) << 28;
+#if defined(__AVX2__)
+  const Vec values = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  const Vec value = _mm256_permutevar8x32_ps(values, (__m256i)codes);
+#else
+  const Vec value = __builtin_convertvector(steps<1>(codes & 0x7), Vec) * 0.5f;
+#endif
+  return (Vec)((VecInt)value | sign);
+#endif
+}
+
 void decode_fp4(const std::uint8_t* codes, const std::int8_t* exponents, std::size_t n, float* y) {
   constexpr std::size_t kHalf = kFp4Block / 2;
   for (std::size_t block = 0; block < n / kFp4Block; ++block) {
-    const Vec scale = splat(power_of_two(exponents[block] - 1));
+    const Vec scale = splat(power_of_two(exponents[block]));
     float* to = y + block * kFp4Block;
     for (std::size_t i = 0; i < kHalf; i += kWidth) {
       const VecInt pair = load_bytes(codes + block * kHalf + i);
-      for (const int shift : {0, 4}) {
-        const VecInt code = pair >> shift;
-        const Vec value = __builtin_convertvector(steps<1>(code & 0x7), Vec) * scale;
-        store(to + i + (shift == 0 ? 0 : kHalf), (Vec)((VecInt)value | (code & 0x8) << 28));
-      }
+      store(to + i, e2m1_values(pair) * scale);
+      store(to + i + kHalf, e2m1_values(pair >> 4) * scale);
     }
   }
 }
