@@ -172,6 +172,8 @@ class Connection:
         loop = asyncio.get_running_loop()
         if self._waiters and loop is not self._loop:
             raise InvalidError("another event loop is using this connection; give each its own")
+        if pending._waiter is not None:
+            raise InvalidError("another task is waiting for this answer")
         waiter: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._waiters.add(waiter)
@@ -191,9 +193,9 @@ class Connection:
             return
         self._draining = True
         try:
+            self._watch()
             while self.take(0):
                 pass
-            self._watch()
         except Error as why:
             self._release(why)
         finally:
