@@ -102,3 +102,25 @@ class Async(Case):
                 self.agent.signal(signal.SIGCONT)
 
         self.run_async(main())
+
+    def test_a_second_task_may_not_wait_for_the_same_answer(self) -> None:
+        async def main() -> None:
+            self.agent.signal(signal.SIGSTOP)
+            answer = self.client.generate(QUESTION)
+            first = asyncio.ensure_future(answer_text(answer))
+            await asyncio.sleep(0.01)
+            try:
+                with self.assertRaisesRegex(ds4.InvalidError, "another task"):
+                    await answer
+            finally:
+                self.agent.signal(signal.SIGCONT)
+            await first
+
+        self.run_async(main())
+
+    def test_another_loop_may_take_over_once_the_first_is_done(self) -> None:
+        async def main() -> None:
+            self.assertEqual(await self.client.generate(QUESTION), ANSWER)
+
+        self.run_async(main())
+        self.run_async(main())

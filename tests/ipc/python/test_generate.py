@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+import weakref
 
 import ds4
 from case import ANSWER, QUESTION, Case, endless
@@ -128,6 +129,16 @@ class Ending(Case):
     def test_a_dropped_answer_is_cancelled(self) -> None:
         endless(self.client)
         self.assert_nothing_left()
+
+    def test_nothing_waits_for_the_garbage_collector(self) -> None:
+        gc.disable()
+        self.addCleanup(gc.enable)
+        client = ds4.connect(self.agent.socket)
+        answer = client.generate(QUESTION)
+        answer.read()
+        left = [weakref.ref(answer), weakref.ref(client), weakref.ref(client._connection)]
+        del answer, client
+        self.assertEqual([reference() for reference in left], [None] * 3)
 
     def test_a_dropped_client_leaves_no_descriptor_and_no_session(self) -> None:
         self.client.close()
