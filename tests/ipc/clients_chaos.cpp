@@ -16,6 +16,7 @@
 #include <random>
 #include <span>
 #include <thread>
+#include <utility>
 
 #include "tests/agent/agent_process.h"
 #include "tests/ipc/chaos_client.h"
@@ -25,6 +26,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using Stream = std::vector<std::int32_t>;
+
+constexpr std::chrono::milliseconds kHangUpTime{20};
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -66,6 +69,7 @@ Holdings holdings_of(const AgentProcess& agent) {
   const auto status = agent.status();
   holds.sessions = status.sessions;
   holds.kv_bytes = status.kv_bytes;
+  std::this_thread::sleep_for(kHangUpTime);  // our own question was a connection, too
   const fs::path proc = fmt::format("/proc/{}", agent.pid());
   holds.descriptors = static_cast<std::uint64_t>(
       std::distance(fs::directory_iterator(proc / "fd"), fs::directory_iterator()));
@@ -90,6 +94,18 @@ std::string describe(const Holdings& holds) {
       holds.kv_bytes);
 }
 
+/// Twice the same in a row: nothing of the past is still on its way out.
+Holdings settled_holdings_of(const AgentProcess& agent) {
+  Holdings holds;
+  const bool settled = eventually([&] {
+    const Holdings before = std::exchange(holds, holdings_of(agent));
+    return same_holdings(before, holds) && holds.sessions == 0 && holds.kv_bytes == 0;
+  });
+  if (!settled)
+    ADD_FAILURE() << "agent " << agent.name() << " does not settle: " << describe(holds);
+  return holds;
+}
+
 class Chaos {
  public:
   explicit Chaos(const ChaosPlan& plan)
@@ -97,8 +113,8 @@ class Chaos {
 
   ChaosReport run() {
     if (!start_agents()) return std::move(report_);
+    for (const auto& agent : agents_) report_.before.push_back(settled_holdings_of(*agent));
     quiet_run();
-    for (const auto& agent : agents_) report_.before.push_back(holdings_of(*agent));
     const auto begin = Clock::now();
     for (std::uint32_t i = 0; i < plan_.rounds && report_.faults.empty(); ++i) {
       round();
