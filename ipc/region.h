@@ -80,6 +80,7 @@ class Region {
 
   RegionHeader& header() const { return *reinterpret_cast<RegionHeader*>(mapping_.data()); }
   const RegionShape& shape() const { return shape_; }
+  std::size_t bytes() const { return mapping_.size(); }
   RingMemory submissions() const;
   RingMemory completions() const;
   /// The arena: shape().arena_tokens ids, to be accessed as atomics.

@@ -37,6 +37,7 @@ struct Options {
   int client_core = 1;
   std::size_t rounds = 20'000;
   std::uint64_t stream_tokens = 5'000'000;
+  std::uint32_t ring = 0;  // completion entries; 0: the agent's choice
   bool json = false;
 };
 
@@ -199,10 +200,12 @@ void serve(const std::string& path) {
   }
 }
 
-client::Connection connect_patiently(const std::string& path) {
+client::Connection connect_patiently(const std::string& path, std::uint32_t completion_entries) {
   for (int i = 0;; ++i) {
     try {
-      return client::Connection(path);
+      ds4_connect_options options = DS4_CONNECT_OPTIONS_INIT;
+      options.completion_entries = completion_entries;
+      return client::Connection(path, options);
     } catch (const client::Error& e) {
       if (!e.retryable() || i == 500) die(e.what());
       ::usleep(10'000);
@@ -263,7 +266,7 @@ double unix_socket(const Options& options) {
 // ---- Command line ---------------------------------------------------------------------------
 
 constexpr const char* kUsage =
-    "usage: ds4-ipc-bench [--json] [--cores AGENT,CLIENT] [--rounds N] [--tokens N]\n";
+    "usage: ds4-ipc-bench [--json] [--cores AGENT,CLIENT] [--rounds N] [--tokens N]\n    [--ring ENTRIES]\n";
 
 Options parse(int argc, char** argv) {
   Options options;
@@ -284,6 +287,8 @@ Options parse(int argc, char** argv) {
       die(fmt::format("{} {}?\n{}", argument, value, kUsage));
     if (argument == "--rounds")
       options.rounds = static_cast<std::size_t>(number);
+    else if (argument == "--ring")
+      options.ring = static_cast<std::uint32_t>(number);
     else if (argument == "--tokens")
       options.stream_tokens = static_cast<std::uint64_t>(number);
     else
@@ -303,7 +308,7 @@ int run(const Options& options) {
   double tokens = 0;
   {
     const Agent agent(options.agent_core, [&] { serve(path); });
-    client::Connection connection = connect_patiently(path);
+    client::Connection connection = connect_patiently(path, options.ring);
     blocking = roundtrip_blocking(options, connection);
     tokens = stream(options, connection);
   }

@@ -8,20 +8,19 @@
 #include <string>
 
 #include "engine/text/chat.h"
+#include "ipc/client/caller.h"
 #include "ipc/client/ds4.h"
 #include "ipc/client/fork_guard.h"
-#include "ipc/client/link.h"
 #include "ipc/client/text.h"
 #include "ipc/packet.h"
 
 namespace ipc = ds4::ipc;
 
 struct ds4_client {
-  ds4_client(ipc::Dialed dialed, std::uint32_t spin_us)
-      : text(std::move(dialed.metadata)), link(std::move(dialed), spin_us) {}
+  ds4_client(ipc::CallerOptions options, ipc::Dialed dialed)
+      : caller(std::move(options), std::move(dialed)) {}
 
-  mutable ipc::Text text;  // loads on first use
-  ipc::Link link;
+  mutable ipc::Caller caller;  // its texts load on first use
   std::uint64_t generation = ipc::process_generation();
 };
 
@@ -194,9 +193,10 @@ ds4_status ds4_connect(const char* socket_path, const ds4_connect_options* optio
     ds4_connect_options own = DS4_CONNECT_OPTIONS_INIT;
     if (options != nullptr && !copy_in(own, options, offsetof(ds4_connect_options, reconnect_ms)))
       return fail(DS4_INVALID, "ds4_connect_options.struct_bytes is not set");
-    auto dialed = ipc::dial(dial_options(socket_path, own));
+    ipc::CallerOptions caller{dial_options(socket_path, own), own.spin_us, own.reconnect_ms};
+    auto dialed = ipc::dial(caller.dial);
     if (!dialed) return fail(dialed.error());
-    *out = new ds4_client(std::move(*dialed), own.spin_us);
+    *out = new ds4_client(std::move(caller), std::move(*dialed));
     return DS4_OK;
   });
 }
@@ -211,22 +211,23 @@ ds4_status ds4_get_info(const ds4_client* client, ds4_info* info) {
     ds4_info known = DS4_INFO_INIT;
     if (!copy_in(known, info, offsetof(ds4_info, fingerprint)))
       return fail(DS4_INVALID, "ds4_info.struct_bytes is not set");
-    const ipc::Welcome& welcome = client->link.welcome();
+    const ipc::Welcome& welcome = client->caller.welcome();
     known = DS4_INFO_INIT;
     known.struct_bytes = info->struct_bytes;
-    known.route_state = client->link.route_state();
+    known.route_state = client->caller.route_state();
     known.vocabulary = welcome.vocabulary;
     known.context = welcome.context;
     known.max_requests = welcome.max_requests;
     known.max_stop_tokens = welcome.max_stop_tokens;
-    known.requests = client->link.requests();
-    known.has_text = client->text.available() ? 1 : 0;
-    known.bos = client->text.bos();
-    known.eos = client->text.eos();
+    known.requests = client->caller.requests();
+    known.has_text = client->caller.text().available() ? 1 : 0;
+    known.bos = client->caller.text().bos();
+    known.eos = client->caller.text().eos();
     known.protocol_major = welcome.major;
     known.protocol_minor = welcome.minor;
     known.fingerprint = welcome.fingerprint;
-    known.connected = 1;
+    known.connected = client->caller.is_connected() ? 1 : 0;
+    known.reconnects = client->caller.reconnects();
     ipc::put_text(known.model, ipc::text_of(welcome.model));
     std::memcpy(info, &known, std::min<std::size_t>(info->struct_bytes, sizeof(known)));
     return DS4_OK;
@@ -244,7 +245,7 @@ ds4_status ds4_tokenize(const ds4_client* client, const char* text, size_t text_
   return guarded(client, [&]() -> ds4_status {
     if (count == nullptr || !is_buffer(text, text_bytes) || !is_buffer(tokens, capacity))
       return null_argument();
-    auto tokenizer = client->text.tokenizer();
+    auto tokenizer = client->caller.text().tokenizer();
     if (!tokenizer) return fail(tokenizer.error());
     const auto out = (*tokenizer)->encode({text, text_bytes}, (flags & DS4_CONTROL) != 0);
     return hand_out(out.data(), out.size(), tokens, capacity, count);
@@ -256,7 +257,7 @@ ds4_status ds4_detokenize(const ds4_client* client, const ds4_token* tokens, siz
   return guarded(client, [&]() -> ds4_status {
     if (count == nullptr || !is_buffer(tokens, token_count) || !is_buffer(text, capacity))
       return null_argument();
-    auto tokenizer = client->text.tokenizer();
+    auto tokenizer = client->caller.text().tokenizer();
     if (!tokenizer) return fail(tokenizer.error());
     const auto out = (*tokenizer)->decode({tokens, token_count}, (flags & DS4_CONTROL) != 0);
     return hand_out(out.data(), out.size(), text, capacity, count);
@@ -268,7 +269,7 @@ ds4_status ds4_chat(const ds4_client* client, const ds4_message* messages, size_
   return guarded(client, [&]() -> ds4_status {
     if (count == nullptr || !is_buffer(messages, message_count) || !is_buffer(tokens, capacity))
       return null_argument();
-    auto tokenizer = client->text.tokenizer();
+    auto tokenizer = client->caller.text().tokenizer();
     if (!tokenizer) return fail(tokenizer.error());
     std::vector<ds4::ChatMessage> conversation;
     for (const ds4_message& message : std::span(messages, message_count)) {
@@ -287,7 +288,7 @@ ds4_status ds4_chat(const ds4_client* client, const ds4_message* messages, size_
 ds4_status ds4_decoder_new(const ds4_client* client, ds4_decoder** out) {
   return guarded(client, [&]() -> ds4_status {
     if (out == nullptr) return null_argument();
-    auto tokenizer = client->text.tokenizer();
+    auto tokenizer = client->caller.text().tokenizer();
     if (!tokenizer) return fail(tokenizer.error());
     *out = new ds4_decoder(std::move(*tokenizer));
     return DS4_OK;
@@ -329,17 +330,19 @@ ds4_status ds4_submit(ds4_client* client, const ds4_request* request, uint64_t* 
       return fail(DS4_INVALID, "ds4_request.struct_bytes is not set; begin with DS4_REQUEST_INIT");
     if (!is_buffer(own.prompt, own.prompt_tokens) || !is_buffer(own.stop, own.stop_tokens))
       return null_argument();
-    if ((own.flags & ~(DS4_LOGPROBS | DS4_KEEP_SESSION | DS4_PROGRESS | DS4_STOP_AT_EOS)) != 0 ||
+    if ((own.flags &
+         ~(DS4_LOGPROBS | DS4_KEEP_SESSION | DS4_PROGRESS | DS4_STOP_AT_EOS | DS4_RESUME)) != 0 ||
         own.reserved != 0)
       return fail(DS4_INVALID,
                   fmt::format("request flags {:#x} are unknown to this library", own.flags));
     std::vector<ds4_token> stop(own.stop, own.stop + own.stop_tokens);
     if ((own.flags & DS4_STOP_AT_EOS) != 0) {
-      if (client->text.eos() < 0)
+      if (client->caller.text().eos() < 0)
         return fail(DS4_NO_TEXT, "DS4_STOP_AT_EOS: the model names no end-of-sentence token");
-      stop.push_back(client->text.eos());
+      stop.push_back(client->caller.text().eos());
     }
-    ipc::SubmissionEntry entry;
+    ipc::Caller::Generate generate;
+    ipc::SubmissionEntry& entry = generate.entry;
     entry.flags = static_cast<std::uint16_t>(own.flags & 0xffff);  // numbers as on the wire
     entry.max_tokens = own.max_tokens;
     entry.session_id = own.session;
@@ -348,7 +351,10 @@ ds4_status ds4_submit(ds4_client* client, const ds4_request* request, uint64_t* 
     entry.min_p = own.min_p;
     entry.top_k = own.top_k;
     entry.seed = own.seed;
-    const auto id = client->link.generate(entry, {own.prompt, own.prompt_tokens}, stop);
+    generate.prompt = {own.prompt, own.prompt_tokens};
+    generate.stop = stop;
+    generate.resume = (own.flags & DS4_RESUME) != 0;
+    const auto id = client->caller.generate(generate);
     if (!id) return fail(id.error());
     *request_id = *id;
     return DS4_OK;
@@ -357,14 +363,14 @@ ds4_status ds4_submit(ds4_client* client, const ds4_request* request, uint64_t* 
 
 ds4_status ds4_cancel(ds4_client* client, uint64_t request_id) {
   return guarded(client, [&]() -> ds4_status {
-    const auto done = client->link.cancel(request_id);
+    const auto done = client->caller.cancel(request_id);
     return done ? DS4_OK : fail(done.error());
   });
 }
 
 ds4_status ds4_close_session(ds4_client* client, uint64_t session, uint64_t* request_id) {
   return guarded(client, [&]() -> ds4_status {
-    const auto id = client->link.close_session(session, request_id == nullptr);
+    const auto id = client->caller.close_session(session, request_id == nullptr);
     if (!id) return fail(id.error());
     if (request_id != nullptr) *request_id = *id;
     return DS4_OK;
@@ -374,7 +380,7 @@ ds4_status ds4_close_session(ds4_client* client, uint64_t session, uint64_t* req
 ds4_status ds4_fork_session(ds4_client* client, uint64_t session, uint64_t* request_id) {
   return guarded(client, [&]() -> ds4_status {
     if (request_id == nullptr) return null_argument();
-    const auto id = client->link.fork_session(session);
+    const auto id = client->caller.fork_session(session);
     if (!id) return fail(id.error());
     *request_id = *id;
     return DS4_OK;
@@ -384,8 +390,12 @@ ds4_status ds4_fork_session(ds4_client* client, uint64_t session, uint64_t* requ
 ds4_status ds4_next(ds4_client* client, ds4_event* event, int timeout_ms) {
   return guarded(client, [&]() -> ds4_status {
     if (event == nullptr) return null_argument();
-    const auto got = client->link.next(*event, timeout_ms);
-    if (got) return DS4_OK;
+    ds4_event found;  // the caller's stays as it is when there is nothing for it
+    const auto got = client->caller.next(found, timeout_ms);
+    if (got) {
+      *event = found;
+      return DS4_OK;
+    }
     // Neither is a failure, and both are frequent: no sentence.
     const ds4_status status = got.error().status;
     return status == DS4_TIMEOUT || status == DS4_INTERRUPTED ? status : fail(got.error());
@@ -393,7 +403,7 @@ ds4_status ds4_next(ds4_client* client, ds4_event* event, int timeout_ms) {
 }
 
 int ds4_event_fd(const ds4_client* client) {
-  return client == nullptr ? -1 : client->link.event_fd();
+  return client == nullptr ? -1 : client->caller.event_fd();
 }
 
 }  // extern "C"

@@ -23,13 +23,8 @@ using Clock = std::chrono::steady_clock;
 /// Looks without a system call that a program may make in a row before the agent's life is checked.
 constexpr std::uint32_t kQuickPolls = 64;
 
-void relax_cpu() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
+/// Where the program leaves it to the library.
+constexpr std::chrono::microseconds kAdaptiveSpin{50};
 
 int milliseconds_until(Clock::time_point deadline, Clock::time_point now) {
   return static_cast<int>(std::max<std::int64_t>(
@@ -42,7 +37,7 @@ tl::unexpected<Failure> refused(const Refusal& refusal) {
 
 }  // namespace
 
-Link::Link(Dialed dialed, std::uint32_t spin_us)
+Link::Link(Dialed dialed, std::uint32_t spin_us, std::uint64_t first_id)
     : welcome_(dialed.welcome),
       socket_(std::move(dialed.socket)),
       doorbell_(std::move(dialed.doorbell)),
@@ -52,7 +47,8 @@ Link::Link(Dialed dialed, std::uint32_t spin_us)
       completions_(region_.completions()),
       sleeper_(&region_.header().client_wants),
       waker_(&region_.header().agent_wants),
-      spin_us_(spin_us) {
+      spin_us_(spin_us),
+      next_id_(first_id) {
   limits_ = {welcome_.vocabulary, welcome_.context, welcome_.max_requests,
              welcome_.max_stop_tokens};
 }
@@ -150,7 +146,7 @@ void Link::ring_doorbell() {
 
 Outcome<void> Link::next(ds4_event& event, int timeout_ms) {
   std::optional<Clock::time_point> deadline;  // the clock is asked only before a sleep
-  bool may_spin = timeout_ms != 0 && spin_us_ > 0;
+  bool may_spin = timeout_ms != 0;
   for (;;) {
     if (!lost_) submit_waiting();
     if (take_event(event)) return {};
@@ -215,7 +211,16 @@ void Link::drain_wake_pipe() {
 
 /// True if an event showed up.
 bool Link::spin() {
-  const auto end = Clock::now() + std::chrono::microseconds(spin_us_);
+  if (spin_us_ == DS4_NEVER) return false;
+  if (spin_us_ > 0) return look_for(std::chrono::microseconds(spin_us_));
+  if (!adaptive_.worth_it()) return false;
+  const bool won = look_for(kAdaptiveSpin);
+  won ? adaptive_.won() : adaptive_.lost();
+  return won;
+}
+
+bool Link::look_for(std::chrono::microseconds time) {
+  const auto end = Clock::now() + time;
   do {
     for (int i = 0; i < 64; ++i) {
       if (!completions_.empty()) return true;
@@ -309,6 +314,13 @@ void Link::release_completions() {
   unreleased_ = 0;
   completions_.release_ordered();
   if (waker_.take(kWantSpace)) ring_doorbell();
+}
+
+bool Link::is_alive() {
+  if (lost_) return false;
+  pollfd look = {wake_.get(), POLLIN, 0};
+  if (::poll(&look, 1, 0) == 1 && (look.revents & POLLHUP) != 0) lose_with_farewell();
+  return !lost_;
 }
 
 // ---- Losing the agent -----------------------------------------------------------------------

@@ -1,5 +1,6 @@
 #pragma once
 // The client's end of a region: requests in, events out, and the agent's death noticed.
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <optional>
@@ -11,6 +12,7 @@
 #include "ipc/client/outbox.h"
 #include "ipc/client/outcome.h"
 #include "ipc/limits.h"
+#include "ipc/spin.h"
 #include "ipc/waker.h"
 
 namespace ds4::ipc {
@@ -18,7 +20,8 @@ namespace ds4::ipc {
 /// Thread rule: one thread at a time.
 class Link {
  public:
-  Link(Dialed dialed, std::uint32_t spin_us);
+  /// Request ids begin at `first_id`. `spin_us` as in ds4_connect_options.
+  Link(Dialed dialed, std::uint32_t spin_us, std::uint64_t first_id = 1);
   Link(const Link&) = delete;
   Link& operator=(const Link&) = delete;
 
@@ -33,7 +36,12 @@ class Link {
 
   /// As ds4_next; DS4_TIMEOUT and DS4_INTERRUPTED come as failures without a sentence.
   Outcome<void> next(ds4_event& event, int timeout_ms);
-  int event_fd() const { return wake_.get(); }
+  /// Readable when next() has something, under the rule of ds4_event_fd(); hangs up with the agent.
+  int wake_fd() const { return wake_.get(); }
+  /// Asks the kernel whether the agent is still there. False from then on.
+  bool is_alive();
+  std::uint64_t next_id() const { return next_id_; }
+  void skip_to(std::uint64_t id) { next_id_ = id; }
 
   const Welcome& welcome() const { return welcome_; }
   const RequestLimits& limits() const { return limits_; }
@@ -58,6 +66,7 @@ class Link {
   bool convert_final(InFlight& request, const CompletionEntry& entry, ds4_event& event);
   void release_completions();
   bool spin();
+  bool look_for(std::chrono::microseconds time);
   void stand_down(bool check_life);
   bool arm();
   ds4_status sleep(int timeout_ms);
@@ -80,6 +89,7 @@ class Link {
   Sleeper sleeper_;  // our want
   Waker waker_;      // the agent's
   std::uint32_t spin_us_ = 0;
+  AdaptiveSpin adaptive_;
   std::uint32_t unreleased_ = 0;
   std::uint32_t quick_polls_ = 0;
   bool armed_ = false;  // a want was stored, and its signal not yet drained

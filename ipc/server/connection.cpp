@@ -51,12 +51,12 @@ std::string describe_program(const PeerIdentity& peer, std::string_view name) {
 }
 
 Result<void> welcome_client(Connection& connection, const HelloVerdict& verdict,
-                            const WelcomeCard& card) {
+                            const WelcomeCard& card, TokenBudget* budget) {
   DS4_ASSIGN(Region::Created created, Region::create(verdict.shape));
   UniqueFd doorbell(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!doorbell) return fail_errno("make a doorbell");
   DS4_ASSIGN(WakePipe pipe, make_wake_pipe());
-  auto session = std::make_unique<Session>(std::move(created.region), card.limits);
+  auto session = std::make_unique<Session>(std::move(created.region), card.limits, budget);
   session->set_route_state(card.route_state);
 
   const Welcome welcome = make_welcome(card, verdict.minor, verdict.shape.region_bytes());

@@ -22,10 +22,14 @@ struct WelcomeCard {
   std::uint64_t metadata_bytes = 0;
 };
 
+/// Descriptors that a client costs the agent: socket, life, doorbell, wake pipe.
+inline constexpr std::uint64_t kDescriptorsPerClient = 4;
+
 struct Connection {
   ClientId id = 0;
   PeerIdentity peer;
   UniqueFd socket;
+  UniqueFd life;                     // readable once the program has ended; may be none
   std::string name;                  // as the program gave it
   UniqueFd doorbell;                 // the client rings; never read, see accept_hello()
   UniqueFd wake;                     // write end of the client's wake pipe
@@ -39,8 +43,9 @@ struct Connection {
 std::string describe_program(const PeerIdentity& peer, std::string_view name);
 
 /// Makes the region and its descriptors and sends the welcome. On error nothing has been sent.
+/// `budget` as for Intake.
 Result<void> welcome_client(Connection& connection, const HelloVerdict& verdict,
-                            const WelcomeCard& card);
+                            const WelcomeCard& card, TokenBudget* budget);
 
 /// Last words; whether they arrive is the client's affair.
 void say_farewell(const Connection& connection, Status status, std::string_view sentence);

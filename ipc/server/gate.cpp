@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <pwd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -46,6 +47,18 @@ Result<std::vector<gid_t>> peer_groups(int socket) {
 }
 
 }  // namespace
+
+UniqueFd watch_life(int socket, pid_t pid) {
+#ifndef SO_PEERPIDFD
+  constexpr int SO_PEERPIDFD =
+      77;  // since Linux 6.5; without a gap in which the pid could be reused
+#endif
+  int fd = -1;
+  socklen_t bytes = sizeof(fd);
+  if (::getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &bytes) == 0) return UniqueFd(fd);
+  if (pid <= 0) return UniqueFd();
+  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+}
 
 Result<PeerIdentity> identify_peer(int socket) {
   ucred credentials = {};

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/base/result.h"
+#include "engine/base/unique_fd.h"
 #include "ipc/validate.h"
 
 namespace ds4::ipc {
@@ -19,6 +20,11 @@ struct PeerIdentity {
   pid_t pid = 0;
   std::vector<gid_t> groups;  // supplementary ones
 };
+
+/// A descriptor that becomes readable when the peer's process ends, even if a child that it forked
+/// keeps the socket open. Empty where the kernel has none to give (before Linux 5.3, or for a
+/// process outside our pid namespace): then the socket's hang-up alone tells.
+UniqueFd watch_life(int socket, pid_t pid);
 
 /// SO_PEERCRED and SO_PEERGROUPS of a connected Unix socket.
 Result<PeerIdentity> identify_peer(int socket);

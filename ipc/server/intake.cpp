@@ -7,12 +7,13 @@
 
 namespace ds4::ipc {
 
-Intake::Intake(const Region& region, const RequestLimits& limits)
+Intake::Intake(const Region& region, const RequestLimits& limits, TokenBudget* budget)
     : limits_(limits),
       ring_(region.submissions()),
       arena_(region.arena()),
       arena_tokens_(region.shape().arena_tokens),
-      arena_head_word_(&region.header().arena_head) {}
+      arena_head_word_(&region.header().arena_head),
+      budget_(budget) {}
 
 Intake::Step Intake::next() {
   last_tokens_ = 0;
@@ -39,7 +40,7 @@ Intake::Step Intake::act(const SubmissionEntry& entry) {
 Intake::Step Intake::break_off(std::string sentence) {
   broken_ = true;
   broken_sentence_ = std::move(sentence);
-  pending_ = {};
+  drop_pending();
   Step step;
   step.what = What::kBroken;
   step.sentence = broken_sentence_;
@@ -89,7 +90,7 @@ Intake::Step Intake::on_generate(const SubmissionEntry& entry) {
     refuse_pending(Refusal{Status::kInvalid, "a new session needs a prompt of at least one token"});
   refuse_pending(check_room());
 
-  Pending pending = std::exchange(pending_, {});
+  Pending pending = drop_pending();
   if (pending.refusal) return refuse(entry.request_id, std::move(*pending.refusal));
   in_flight_.push_back(entry.request_id);
   GenerateRequest request;
@@ -116,11 +117,17 @@ void Intake::absorb_prompt(const SubmissionEntry& entry) {
         Refusal{Status::kOutOfRange,
                 fmt::format("the prompt has {}{} tokens, but the context holds {}; shorten it",
                             is_part ? "at least " : "", pending_.prompt_tokens, limits_.context)});
+  if (!pending_.refusal && !take_budget(entry.prompt_tokens))
+    refuse_pending(Refusal{
+        Status::kBusy,
+        fmt::format("the prompts that arrive from this user's programs exceed {} tokens together; "
+                    "try again later",
+                    budget_->most())});
   // What is refused anyway is stepped over, not copied: a flood of it costs the agent little.
   if (pending_.refusal) return skip_arena(entry.prompt_tokens);
   const std::vector<std::int32_t> part = take_arena(entry.prompt_tokens);
+  pending_.prompt.insert(pending_.prompt.end(), part.begin(), part.end());
   refuse_pending(check_tokens(part, limits_.vocabulary, "prompt token"));
-  if (!pending_.refusal) pending_.prompt.insert(pending_.prompt.end(), part.begin(), part.end());
 }
 
 std::vector<std::int32_t> Intake::take_arena(std::uint32_t tokens) {
@@ -138,10 +145,22 @@ void Intake::skip_arena(std::uint32_t tokens) {
   last_tokens_ += tokens;
 }
 
+bool Intake::take_budget(std::uint32_t tokens) {
+  return budget_ == nullptr || budget_->take(tokens);
+}
+
+/// Takes the pending prompt out. What it held of the budget is given back: a request that goes on
+/// from here is on the agent's account of it.
+Intake::Pending Intake::drop_pending() {
+  if (budget_ != nullptr) budget_->give_back(pending_.prompt.size());
+  return std::exchange(pending_, {});
+}
+
 /// The first reason stands: later ones may be mere consequences.
 void Intake::refuse_pending(std::optional<Refusal> refusal) {
   if (!refusal || pending_.refusal) return;
   pending_.refusal = std::move(refusal);
+  if (budget_ != nullptr) budget_->give_back(pending_.prompt.size());
   pending_.prompt = {};
 }
 
@@ -149,7 +168,7 @@ void Intake::refuse_pending(std::optional<Refusal> refusal) {
 
 Intake::Step Intake::on_cancel(const SubmissionEntry& entry) {
   if (entry.request_id == pending_.id && pending_.id != 0) {
-    pending_ = {};
+    drop_pending();
     return refuse(entry.request_id, {Status::kCancelled, {}});
   }
   if (check_fields(entry, limits_) || !in_flight(entry.request_id)) return absorbed();

@@ -13,6 +13,7 @@
 
 #include "ipc/region.h"
 #include "ipc/server/request.h"
+#include "ipc/server/token_budget.h"
 #include "ipc/validate.h"
 
 namespace ds4::ipc {
@@ -20,7 +21,11 @@ namespace ds4::ipc {
 /// Thread rule: one thread at a time. The region must outlive it.
 class Intake {
  public:
-  Intake(const Region& region, const RequestLimits& limits);
+  /// `budget`, if any, is shared by all connections of one user and outlives them.
+  Intake(const Region& region, const RequestLimits& limits, TokenBudget* budget = nullptr);
+  ~Intake() { drop_pending(); }
+  Intake(const Intake&) = delete;
+  Intake& operator=(const Intake&) = delete;
 
   enum class What {
     kNothing,   // the ring is empty
@@ -47,6 +52,8 @@ class Intake {
   void release_ordered();
   /// After setting one's own want for entries (waker.h).
   bool empty_ordered() { return ring_.empty_ordered(); }
+  /// A look in passing.
+  bool has_entries() { return !ring_.empty(); }
   bool broken() const { return broken_ || ring_.broken(); }
 
   bool in_flight(std::uint64_t id) const;
@@ -81,6 +88,8 @@ class Intake {
   void absorb_prompt(const SubmissionEntry& entry);
   std::vector<std::int32_t> take_arena(std::uint32_t tokens);
   void skip_arena(std::uint32_t tokens);
+  bool take_budget(std::uint32_t tokens);
+  Pending drop_pending();
   void refuse_pending(std::optional<Refusal> refusal);
   std::optional<Refusal> check_model() const;
   std::optional<Refusal> check_room() const;
@@ -94,6 +103,7 @@ class Intake {
   std::uint64_t last_id_ = 0;
   std::uint32_t last_tokens_ = 0;
   Pending pending_;
+  TokenBudget* budget_ = nullptr;
   std::vector<std::uint64_t> in_flight_;  // few: max_requests
   bool broken_ = false;
   std::string broken_sentence_;

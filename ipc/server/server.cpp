@@ -4,12 +4,14 @@
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <deque>
@@ -20,6 +22,7 @@
 #include "ipc/server/connection.h"
 #include "ipc/server/gate.h"
 #include "ipc/server/listener.h"
+#include "ipc/spin.h"
 
 namespace ds4::ipc {
 
@@ -32,10 +35,44 @@ constexpr int kAcceptsPerTurn = 64;
 constexpr std::size_t kMaxStrangers = 64;
 
 /// What an epoll event is about: a kind, and the client it belongs to.
-enum class Source : std::uint64_t { kListener = 0, kKick = 1, kSocket = 2, kDoorbell = 3 };
+enum class Source : std::uint64_t {
+  kListener = 0,
+  kKick = 1,
+  kSocket = 2,
+  kDoorbell = 3,
+  kLife = 4
+};
+constexpr int kSourceBits = 3;
 
 std::uint64_t tag(Source source, ClientId id = 0) {
-  return id << 2 | static_cast<std::uint64_t>(source);
+  return id << kSourceBits | static_cast<std::uint64_t>(source);
+}
+
+/// Descriptors that the agent needs for everything but clients.
+constexpr std::uint64_t kOwnDescriptors = 128;
+/// How long run_ready() looks for the next request of a client that has just asked, and for how
+/// long at most while one follows another.
+constexpr std::chrono::microseconds kLinger{20};
+constexpr std::chrono::microseconds kMostLinger{500};
+/// More clients than these asking at once: there is enough to do without looking.
+constexpr std::size_t kMostLingering = 4;
+/// Turns that the clients of one user get before others have had theirs.
+constexpr std::uint32_t kTurnsPerUser = 16;
+
+/// How many clients the process's limit on descriptors allows, after raising the limit where it
+/// can be raised.
+std::uint64_t clients_for_descriptors(std::uint64_t wanted) {
+  rlimit limit = {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
+  const rlim_t needed = kOwnDescriptors + wanted * kDescriptorsPerClient;
+  if (limit.rlim_cur < needed && limit.rlim_cur < limit.rlim_max) {
+    limit.rlim_cur = std::min(needed, limit.rlim_max);
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+  }
+  if (limit.rlim_cur <= kOwnDescriptors) return 1;
+  return std::clamp<std::uint64_t>((limit.rlim_cur - kOwnDescriptors) / kDescriptorsPerClient, 1,
+                                   wanted);
 }
 
 void ignore_sigpipe() {
@@ -51,6 +88,7 @@ struct Server::Impl {
   Impl(const ServerConfig& server_config, RequestHandler& request_handler, Gate group_gate,
        Listener bound)
       : config(server_config),
+        most_clients(clients_for_descriptors(server_config.max_clients)),
         handler(request_handler),
         gate(std::move(group_gate)),
         listener(std::move(bound)) {}
@@ -64,12 +102,17 @@ struct Server::Impl {
   void shed_one();
   void shed_stranger();
   std::optional<Refusal> check_limits(uid_t uid) const;
+  std::optional<Refusal> check_memory(const Connection& connection, const RegionShape& shape);
+  void complain(const Connection& connection, const Refusal& refusal);
   void on_hello(Connection& connection, std::span<const std::byte> packet);
 
   // Events and turns.
   void on_event(const epoll_event& event);
   void on_socket(Connection& connection);
-  void serve_ready();
+  void on_end_of(Connection& connection);
+  void serve_ready(bool may_linger);
+  void linger();
+  bool someone_asks();
   void flush();
   void update_kick();
 
@@ -84,7 +127,17 @@ struct Server::Impl {
   void forget(ClientId id);
   bool matches_card(const ModelCard& model_card) const;
 
+  /// All connections of one uid, strangers too.
+  struct User {
+    explicit User(std::uint64_t pending_tokens) : pending(pending_tokens) {}
+    std::uint32_t connections = 0;
+    std::uint64_t region_bytes = 0;
+    TokenBudget pending;
+    std::uint32_t turns = 0;  // of this round of serve_ready()
+  };
+
   ServerConfig config;
+  const std::uint64_t most_clients;
   RequestHandler& handler;
   Gate gate;
   std::optional<Listener> listener;
@@ -94,10 +147,12 @@ struct Server::Impl {
   bool is_kicked = false;
 
   std::unordered_map<ClientId, std::unique_ptr<Connection>> connections;
-  std::unordered_map<uid_t, std::uint32_t> per_user;
+  std::unordered_map<uid_t, std::unique_ptr<User>> users;
   std::deque<ClientId> strangers;
   std::vector<ClientId> ready;
   std::vector<ClientId> dirty;
+  std::vector<ClientId> lingering;  // had their turn, and their wakers are not armed yet
+  AdaptiveSpin spin;
   std::vector<ClientId> doomed;
   ClientId next_id = 1;
   std::size_t clients = 0;
@@ -158,9 +213,10 @@ void Server::run_ready() {
   std::array<epoll_event, kEventsPerTurn> events;
   const int n = ::epoll_wait(impl_->epoll.get(), events.data(), kEventsPerTurn, 0);
   for (int i = 0; i < n; ++i) impl_->on_event(events[static_cast<std::size_t>(i)]);
-  impl_->serve_ready();
+  impl_->serve_ready(impl_->spin.worth_it());
   impl_->reap();
   impl_->flush();
+  impl_->linger();
   impl_->update_kick();
 }
 
@@ -219,12 +275,17 @@ void Server::Impl::accept_one(UniqueFd socket) {
   connection->id = next_id++;
   connection->peer = *peer;
   connection->socket = std::move(socket);
-  const auto watched =
+  connection->life = watch_life(connection->socket.get(), peer->pid);
+  auto watched =
       watch(connection->socket.get(), EPOLLIN | EPOLLRDHUP, tag(Source::kSocket, connection->id));
+  if (watched && connection->life)
+    watched = watch(connection->life.get(), EPOLLIN, tag(Source::kLife, connection->id));
   if (!watched)
     return say_refusal(connection->socket.get(), {Status::kBusy, watched.error().message});
   strangers.push_back(connection->id);
-  ++per_user[peer->uid];
+  auto& user = users[peer->uid];
+  if (!user) user = std::make_unique<User>(config.max_pending_tokens_per_user);
+  ++user->connections;
   connections.emplace(connection->id, std::move(connection));
   while (strangers.size() > kMaxStrangers) shed_stranger();
 }
@@ -235,34 +296,60 @@ void Server::Impl::shed_stranger() {
   const ClientId oldest = strangers.front();
   on_socket(*find(oldest));
   if (strangers.empty() || strangers.front() != oldest) return;
-  say_refusal(find(oldest)->socket.get(), {Status::kBusy, "too many programs connect at once"});
+  const Refusal refusal{Status::kBusy, "too many programs connect at once"};
+  complain(*find(oldest), refusal);
+  say_refusal(find(oldest)->socket.get(), refusal);
   forget(oldest);
 }
 
 std::optional<Refusal> Server::Impl::check_limits(uid_t uid) const {
-  if (connections.size() >= config.max_clients)
+  if (connections.size() >= most_clients)
     return Refusal{Status::kBusy,
-                   fmt::format("{} programs are connected, which is the most", connections.size())};
-  const auto at = per_user.find(uid);
-  if (at != per_user.end() && at->second >= config.max_clients_per_user)
+                   fmt::format("{} programs are connected, which is the most{}", connections.size(),
+                               most_clients < config.max_clients
+                                   ? " this agent has file descriptors for; raise its LimitNOFILE"
+                                   : "")};
+  const auto at = users.find(uid);
+  if (at != users.end() && at->second->connections >= config.max_clients_per_user)
     return Refusal{
         Status::kBusy,
         fmt::format("{} programs of user {} are connected, which is the most for one user",
-                    at->second, uid)};
+                    at->second->connections, uid)};
   return std::nullopt;
 }
 
+std::optional<Refusal> Server::Impl::check_memory(const Connection& connection,
+                                                  const RegionShape& shape) {
+  const uid_t uid = connection.peer.uid;
+  const std::uint64_t held = users.at(uid)->region_bytes;
+  if (held + shape.region_bytes() <= config.max_region_bytes_per_user) return std::nullopt;
+  return Refusal{Status::kBusy,
+                 fmt::format("the programs of user {} hold {} bytes of shared memory, and {} more "
+                             "exceed the {} of one user: ask for smaller rings, or end some",
+                             uid, held, shape.region_bytes(), config.max_region_bytes_per_user)};
+}
+
+void Server::Impl::complain(const Connection& connection, const Refusal& refusal) {
+  handler.on_complaint(fmt::format(
+      "refused {}: {}", describe_program(connection.peer, connection.name), refusal.sentence));
+}
+
 void Server::Impl::on_hello(Connection& connection, std::span<const std::byte> packet) {
-  const HelloVerdict verdict = judge_hello(packet, config.most_shape);
+  HelloVerdict verdict = judge_hello(packet, config.most_shape);
+  if (!verdict.refusal) verdict.refusal = check_memory(connection, verdict.shape);
   if (verdict.refusal) {
+    complain(connection, *verdict.refusal);
     say_refusal(connection.socket.get(), *verdict.refusal);
     return forget(connection.id);
   }
-  Result<void> welcomed = welcome_client(connection, verdict, card);
+  User& user = *users.at(connection.peer.uid);
+  Result<void> welcomed = welcome_client(connection, verdict, card, &user.pending);
   if (!welcomed) {
+    complain(connection, {Status::kBusy, welcomed.error().message});
     say_refusal(connection.socket.get(), {Status::kBusy, welcomed.error().message});
     return forget(connection.id);
   }
+  user.region_bytes += connection.session->region().bytes();
   std::erase(strangers, connection.id);
   ++clients;
   // Edge-triggered and never read: the client shares the doorbell's file description, could take
@@ -276,16 +363,20 @@ void Server::Impl::on_hello(Connection& connection, std::span<const std::byte> p
 // ---- Events and turns -----------------------------------------------------------------------
 
 void Server::Impl::on_event(const epoll_event& event) {
-  switch (static_cast<Source>(event.data.u64 & 3)) {
+  switch (static_cast<Source>(event.data.u64 & ((1U << kSourceBits) - 1))) {
     case Source::kListener:
       return accept_all();
     case Source::kKick:
       return;
     case Source::kSocket:
-      if (Connection* connection = find(event.data.u64 >> 2)) on_socket(*connection);
+      if (Connection* connection = find(event.data.u64 >> kSourceBits)) on_socket(*connection);
       return;
     case Source::kDoorbell:
-      if (Connection* connection = find_client(event.data.u64 >> 2)) make_ready(*connection);
+      if (Connection* connection = find_client(event.data.u64 >> kSourceBits))
+        make_ready(*connection);
+      return;
+    case Source::kLife:
+      if (Connection* connection = find(event.data.u64 >> kSourceBits)) on_end_of(*connection);
       return;
   }
 }
@@ -302,7 +393,14 @@ void Server::Impl::on_socket(Connection& connection) {
   condemn(connection, Status::kInvalid, "a packet came after the hello");
 }
 
-void Server::Impl::serve_ready() {
+/// A child that was forked may keep the socket, and may not use it.
+void Server::Impl::on_end_of(Connection& connection) {
+  if (!connection.session) return forget(connection.id);
+  condemn(connection, Status::kCancelled, "the program that connected has ended");
+}
+
+/// Users take turns: who has many clients gets so many turns, and the rest in the next round.
+void Server::Impl::serve_ready(bool may_linger) {
   struct ClientSink final : Session::Sink {
     ClientSink(RequestHandler& request_handler, ClientId client)
         : handler(request_handler), id(client) {}
@@ -311,19 +409,72 @@ void Server::Impl::serve_ready() {
     RequestHandler& handler;
     ClientId id;
   };
+  for (const auto& [uid, user] : users) user->turns = 0;
   for (const ClientId id : std::exchange(ready, {})) {
     Connection* connection = find_client(id);
     if (connection == nullptr) continue;
+    if (++users.at(connection->peer.uid)->turns > kTurnsPerUser && !connection->doom) {
+      ready.push_back(id);
+      continue;
+    }
     connection->is_ready = false;
     if (connection->doom) continue;
     ClientSink sink(handler, id);
-    const bool more = connection->session->turn(sink);
+    Session& session = *connection->session;
+    bool more = session.work(sink);
+    if (!more && may_linger && session.was_busy() && lingering.size() < kMostLingering)
+      lingering.push_back(id);
+    else if (!more)
+      more = session.arm();
     if (auto why = connection->session->broken())
       condemn(*connection, Status::kInvalid, std::move(*why));
     else if (more)
       make_ready(*connection);
     make_dirty(*connection);
   }
+}
+
+bool Server::Impl::someone_asks() {
+  bool any = false;
+  for (const ClientId id : lingering) {
+    Connection* connection = find_client(id);
+    if (connection == nullptr || connection->doom || !connection->session->has_entries()) continue;
+    make_ready(*connection);
+    any = true;
+  }
+  return any;
+}
+
+/// Programs that ask and wait in turn are answered without a sleep between; see spin.h.
+void Server::Impl::linger() {
+  if (lingering.empty()) return;
+  const auto begin = std::chrono::steady_clock::now();
+  auto since = begin;
+  bool won = false;
+  for (auto now = begin; now - since < kLinger && now - begin < kMostLinger && ready.empty();
+       now = std::chrono::steady_clock::now()) {
+    bool asked = false;
+    for (int i = 0; i < 16 && !asked; ++i) {
+      asked = someone_asks();
+      relax_cpu();
+    }
+    if (!asked) continue;
+    won = true;
+    std::erase_if(lingering, [this](ClientId id) {
+      const Connection* connection = find_client(id);
+      return connection == nullptr || connection->is_ready;
+    });
+    serve_ready(true);
+    reap();
+    flush();
+    since = std::chrono::steady_clock::now();
+  }
+  won ? spin.won() : spin.lost();
+  for (const ClientId id : std::exchange(lingering, {}))
+    if (Connection* connection = find_client(id)) make_ready(*connection);
+  serve_ready(false);  // to arm their wakers
+  reap();
+  flush();
 }
 
 void Server::Impl::flush() {
@@ -402,13 +553,15 @@ void Server::Impl::forget(ClientId id) {
   // Explicitly: the client's copy keeps the doorbell's file description, and so its watch, alive.
   if (connection.doorbell)
     ::epoll_ctl(epoll.get(), EPOLL_CTL_DEL, connection.doorbell.get(), nullptr);
-  if (connection.session)
+  const auto user = users.find(connection.peer.uid);
+  if (connection.session) {
     --clients;
-  else
+    user->second->region_bytes -= connection.session->region().bytes();
+  } else {
     std::erase(strangers, id);
-  const auto user = per_user.find(connection.peer.uid);
-  if (user != per_user.end() && --user->second == 0) per_user.erase(user);
-  connections.erase(at);
+  }
+  connections.erase(at);  // before the user, whose budget its session gives back to
+  if (--user->second->connections == 0) users.erase(user);
 }
 
 // ---- Model and answers ----------------------------------------------------------------------

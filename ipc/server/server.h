@@ -44,8 +44,13 @@ struct ServerConfig {
   std::string group;  // may connect besides the agent's own user; empty: the agent's own group
   RegionShape most_shape{
       .submission_entries = 1024, .completion_entries = 16384, .arena_tokens = 1U << 18};
+  /// Fewer where the process may not have the descriptors for them: listen() raises its soft limit
+  /// to the hard one if that helps.
   std::uint32_t max_clients = 1024;
   std::uint32_t max_clients_per_user = 512;
+  std::uint64_t max_region_bytes_per_user = 256U << 20;
+  /// Of prompts that are still arriving in parts.
+  std::uint64_t max_pending_tokens_per_user = 16U << 20;
 };
 
 /// What a new client is told; changes with the assignment. With limits.vocabulary 0 there is no

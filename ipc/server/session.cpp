@@ -4,9 +4,9 @@
 
 namespace ds4::ipc {
 
-Session::Session(Region region, const RequestLimits& limits)
+Session::Session(Region region, const RequestLimits& limits, TokenBudget* budget)
     : region_(std::move(region)),
-      intake_(region_, limits),
+      intake_(region_, limits, budget),
       outlet_(region_),
       sleeper_(&region_.header().agent_wants),
       waker_(&region_.header().client_wants),
@@ -14,7 +14,7 @@ Session::Session(Region region, const RequestLimits& limits)
       // each request in flight; nothing new is read while anything is queued.
       most_queued_(std::size_t{limits.max_requests + 8} * kTokenRoom) {}
 
-bool Session::turn(Sink& sink) {
+bool Session::work(Sink& sink) {
   sleeper_.awake();
   outlet_.drain();
   const bool more = consume(sink);
@@ -22,8 +22,7 @@ bool Session::turn(Sink& sink) {
     starved_ = false;
     sink.on_space();
   }
-  if (broken()) return false;
-  return more || arm();
+  return more && !broken();
 }
 
 /// True if the turn's budget ended before the ring did.
@@ -43,6 +42,7 @@ bool Session::consume(Sink& sink) {
         outlet_.final(step.id, step.refusal.status, step.refusal.sentence, {});
         break;
       case Intake::What::kBroken:
+        was_busy_ = false;
         broken_ = std::move(step.sentence);
         return false;
       case Intake::What::kNothing:
@@ -53,15 +53,16 @@ bool Session::consume(Sink& sink) {
         break;
     }
   }
-  if (entries > 0) {
+  was_busy_ = entries > 0;
+  if (was_busy_) {
     intake_.release_ordered();
     made_room_ = true;
   }
   return more && outlet_.queued() == 0;
 }
 
-/// Before the agent turns away from this client: says what it is to be woken for, then looks again.
 bool Session::arm() {
+  if (broken()) return false;
   const bool blocked = outlet_.queued() > 0;
   sleeper_.want(kWantEntries | (blocked || starved_ ? kWantSpace : 0));
   if (blocked) return outlet_.has_space_ordered(1);

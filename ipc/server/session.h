@@ -27,7 +27,8 @@ class Session {
     virtual void on_space() = 0;
   };
 
-  Session(Region region, const RequestLimits& limits);
+  /// `budget` as for Intake.
+  Session(Region region, const RequestLimits& limits, TokenBudget* budget = nullptr);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
@@ -35,7 +36,16 @@ class Session {
   /// arena tokens) to `sink`. Afterwards either arms the agent's waker and returns false, or
   /// returns true: there is more to do now. A client that leaves its own completions lying is not
   /// read.
-  bool turn(Sink& sink);
+  bool turn(Sink& sink) { return work(sink) || arm(); }
+  /// A turn without the arming: whoever goes on looking at has_entries() needs no doorbell, and
+  /// must end with a turn(). True: there is more to do now.
+  bool work(Sink& sink);
+  /// Before the agent turns away from this client: says what it is to be woken for, then looks
+  /// again. True: there is something to do now.
+  bool arm();
+  bool has_entries() { return intake_.has_entries(); }
+  /// Whether the last turn consumed any entry.
+  bool was_busy() const { return was_busy_; }
 
   bool can_take();
   void token(std::uint64_t request_id, std::int32_t token, std::uint32_t position, float logprob);
@@ -56,7 +66,6 @@ class Session {
 
  private:
   bool consume(Sink& sink);
-  bool arm();
 
   Region region_;
   Intake intake_;
@@ -66,6 +75,7 @@ class Session {
   std::size_t most_queued_;
   bool starved_ = false;    // can_take() said no since the last on_space()
   bool made_room_ = false;  // the client may be waiting for submission space
+  bool was_busy_ = false;
   std::string broken_;
 };
 

@@ -62,15 +62,20 @@ struct Handler final : Session::Sink {
       CHECK(generate->sampling.min_p >= 0 && generate->sampling.min_p < 1);
       active.insert(generate->id);
     } else if (const auto* close = std::get_if<CloseSessionRequest>(&request)) {
-      CHECK(close->id > last_id && close->session_id != 0);
-      last_id = close->id;
-      active.insert(close->id);
+      on_session_op(close->id, close->session_id);
+    } else if (const auto* fork = std::get_if<ForkSessionRequest>(&request)) {
+      on_session_op(fork->id, fork->session_id);
     } else {
       CHECK(active.contains(std::get<CancelRequest>(request).id));
     }
     CHECK(active.size() <= kLimits.max_requests);
   }
   void on_space() override {}
+  void on_session_op(std::uint64_t id, std::uint64_t session) {
+    CHECK(id > last_id && session != 0);
+    last_id = id;
+    active.insert(id);
+  }
   std::set<std::uint64_t> active;
   std::uint64_t last_id = 0;
 };
@@ -80,7 +85,7 @@ class Play {
   Play() {
     auto created = Region::create(kShape);
     CHECK(created);
-    session_ = std::make_unique<Session>(std::move(created->region), kLimits);
+    session_ = std::make_unique<Session>(std::move(created->region), kLimits, &budget_);
   }
 
   void step(Input& in) {
@@ -123,7 +128,7 @@ class Play {
     entry.op = in.take<std::uint8_t>() % 6;
     if (entry.op != static_cast<std::uint16_t>(Op::kGenerate)) entry.top_p = 0;
     entry.request_id = id_ += in.take<std::uint8_t>() % 2;
-    if (entry.op == static_cast<std::uint16_t>(Op::kCloseSession)) entry.session_id = 1;
+    if (entry.op >= static_cast<std::uint16_t>(Op::kCloseSession)) entry.session_id = 1;
     if (entry.op > 2) return entry;
     entry.arena_begin = arena_tail_;
     entry.prompt_tokens = in.take<std::uint16_t>() % 600;
@@ -159,6 +164,7 @@ class Play {
     session_->turn(handler_);
     CHECK(session_->requests_in_flight() == handler_.active.size());
     CHECK(session_->queued() < 200);
+    CHECK(budget_.used() <= kLimits.context);
   }
 
   void answer(Input& in) {
@@ -184,6 +190,7 @@ class Play {
     header.completion_head = header.completion_tail;
   }
 
+  TokenBudget budget_{1U << 20};  // outlives the session
   std::unique_ptr<Session> session_;
   Handler handler_;
   std::uint64_t id_ = 0;

@@ -338,7 +338,9 @@ TEST_F(ClientTest, ASignalInterruptsTheWait) {
 // ---- Losing the agent ---------------------------------------------------------------------------
 
 TEST_F(ClientTest, AFarewellEndsEveryRequestWithItsReason) {
-  Connection connection(place.path());
+  ds4_connect_options options = DS4_CONNECT_OPTIONS_INIT;
+  options.reconnect_ms = DS4_NEVER;
+  Connection connection(place.path(), options);
   const auto a = connection.submit(request(prompt, 0));
   const auto b = connection.submit(request(prompt, 0));
   ASSERT_TRUE(connection.next(std::chrono::seconds(20)));

@@ -44,7 +44,7 @@ TEST(Hello, OfAnotherMajorVersionIsToldBothVersions) {
   const HelloVerdict verdict = judge_hello(bytes_of(hello), kMost);
   ASSERT_TRUE(verdict.refusal);
   EXPECT_EQ(verdict.refusal->status, Status::kVersion);
-  EXPECT_THAT(verdict.refusal->sentence, HasSubstr("speaks protocol 1.0"));
+  EXPECT_THAT(verdict.refusal->sentence, HasSubstr("speaks protocol 1.1"));
   // Even if a later version's hello has another length.
   EXPECT_EQ(judge_hello(bytes_of(hello).first(16), kMost).refusal->status, Status::kVersion);
 }

@@ -179,7 +179,7 @@ TEST_F(ServerTest, AHelloOfAnotherMajorVersionIsToldBoth) {
     return packet && *packet && (*packet)->bytes == sizeof(Welcome);
   }));
   EXPECT_EQ(welcome.status, static_cast<std::uint16_t>(Status::kVersion));
-  EXPECT_THAT(text_of(welcome.sentence), HasSubstr("7.0"));
+  EXPECT_THAT(text_of(welcome.sentence), HasSubstr("7.1"));
   EXPECT_TRUE(is_hung_up(socket.get()));
 }
 

@@ -30,6 +30,11 @@ class FakePort final : public EntryPort {
   void send_close(std::uint64_t session) override {
     EXPECT_TRUE(closed.insert(session).second) << "closed twice";
   }
+  void send_fork(const wire::ForkItem& fork) override { forks.push_back(fork); }
+  /// Ten clients belong to one user, so that most tests have one user only.
+  std::uint32_t user_of(ipc::ClientId client) override {
+    return static_cast<std::uint32_t>(client / 10);
+  }
   bool can_take(ipc::ClientId client) override { return !full.contains(client); }
   void token(ipc::ClientId client, std::uint64_t request, std::int32_t token,
              std::uint32_t position, float logprob) override {
@@ -53,6 +58,7 @@ class FakePort final : public EntryPort {
   }
 
   std::deque<wire::WorkItem> work;
+  std::vector<wire::ForkItem> forks;
   std::set<std::uint64_t> closed;
   std::set<ipc::ClientId> full;
   std::set<ipc::ClientId> gone;

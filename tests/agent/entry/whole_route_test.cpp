@@ -53,6 +53,8 @@ class Route {
   void send(wire::WorkItem item) { deliver({0, wire::WorkFrame{epoch_, {std::move(item)}, {}}}); }
   void send_close(std::uint64_t session) { deliver({0, wire::CloseFrame{epoch_, {session}}}); }
 
+  void send_fork(const wire::ForkItem& fork) { deliver({0, wire::ForkFrame{epoch_, {fork}}}); }
+
   /// False: nothing waits anywhere.
   bool step() {
     std::vector<Runner*> busy;
@@ -85,6 +87,8 @@ class Route {
       nodes_[sent.to].runner->accept(std::move(*work), refused);
     } else if (const auto* close = std::get_if<wire::CloseFrame>(&sent.frame)) {
       nodes_[sent.to].runner->accept(*close);
+    } else if (const auto* fork = std::get_if<wire::ForkFrame>(&sent.frame)) {
+      nodes_[sent.to].runner->accept(*fork);
     } else if (const auto* tokens = std::get_if<wire::TokenFrame>(&sent.frame)) {
       outcomes.insert(outcomes.end(), tokens->outcomes.begin(), tokens->outcomes.end());
     } else {
@@ -106,6 +110,7 @@ struct Asked {
   std::size_t delivered = 0;
   std::size_t most = 0;
   bool keep = false;
+  std::uint64_t forks = 0;  // the session of which a copy is asked for
 };
 
 class World final : public EntryPort {
@@ -121,12 +126,17 @@ class World final : public EntryPort {
     out.prefill_chunk = 9;
     out.tokens_in_flight = 30;
     out.max_sessions = 12;
+    out.steps_in_flight = 2;
     return out;
   }
 
   // ---- EntryPort ----
   void send_work(wire::WorkItem item) override { route.send(std::move(item)); }
   void send_close(std::uint64_t session) override { route.send_close(session); }
+  void send_fork(const wire::ForkItem& fork) override { route.send_fork(fork); }
+  std::uint32_t user_of(ipc::ClientId client) override {
+    return static_cast<std::uint32_t>(client % 2);
+  }
   bool can_take(ipc::ClientId client) override { return !stalled.contains(client); }
   void progress(ipc::ClientId, std::uint64_t, std::uint32_t, std::uint32_t) override {}
 
@@ -154,6 +164,10 @@ class World final : public EntryPort {
     if (final.status == ipc::Status::kOkStop) {
       ASSERT_EQ(final.stop_token, greedy_answer(asked.text, 1)[0]);
       asked.text.push_back(final.stop_token);  // it stays in the session
+    }
+    if (asked.forks != 0) {
+      if (final.status == ipc::Status::kOkForked) kept[{client, final.session_id}] = asked.before;
+      return;
     }
     if (asked.session != 0) kept.erase({client, asked.session});
     if (final.session_id == 0) return;
@@ -209,6 +223,19 @@ class World final : public EntryPort {
     open[{key.first, ++last_id}] = {};
     kept.erase(key);
     entry.on_request(key.first, ipc::CloseSessionRequest{last_id, key.second});
+  }
+
+  /// Often of a session that has work on its way no more than a moment ago.
+  void fork() {
+    if (kept.empty()) return;
+    const auto& [key, text] = *std::next(kept.begin(), random_() % kept.size());
+    Asked asked;
+    asked.forks = key.second;
+    asked.before = text;
+    const auto request = std::pair(key.first, ++last_id);
+    const std::uint64_t session = key.second;
+    open[request] = std::move(asked);
+    entry.on_request(request.first, ipc::ForkSessionRequest{request.second, session});
   }
 
   void leave() {
@@ -268,7 +295,7 @@ class World final : public EntryPort {
         return close();
       case 8:
         if (random_() % 4 == 0) leave();
-        return;
+        return fork();
       case 9:
         return lose_a_stage();
       case 10:
@@ -337,7 +364,7 @@ TEST(EntryAboveStages, WhateverHappensEveryTokenIsTheRightOneOnce) {
   EXPECT_GT(statuses[ipc::Status::kOkLength], 1500);
   for (const auto status :
        {ipc::Status::kOkStop, ipc::Status::kCancelled, ipc::Status::kBusy, ipc::Status::kPeerLost,
-        ipc::Status::kOutOfRange, ipc::Status::kOkClosed}) {
+        ipc::Status::kOutOfRange, ipc::Status::kOkClosed, ipc::Status::kOkForked}) {
     EXPECT_GT(statuses[status], 20) << static_cast<int>(status);
   }
   EXPECT_LT(statuses[ipc::Status::kInternal], statuses[ipc::Status::kOkLength] / 20);

@@ -87,6 +87,14 @@ void FakeSlice::close_session(SessionId session) {
   caches_.erase(session);
 }
 
+Result<void> FakeSlice::fork_session(SessionId source, SessionId target) {
+  const auto found = caches_.find(source);
+  if (found == caches_.end()) return fail(ErrorCode::kNotFound, "no such session");
+  DS4_TRY(open_session(target, found->second.context));
+  caches_[target] = caches_.at(source);
+  return {};
+}
+
 Result<std::uint32_t> FakeSlice::position(SessionId session) const {
   const auto found = caches_.find(session);
   if (found == caches_.end()) return fail(ErrorCode::kNotFound, "no such session");

@@ -64,6 +64,7 @@ class FakeSlice final : public Slice {
   std::uint32_t max_rows() const override { return options_.max_rows; }
   Result<void> open_session(SessionId session, std::uint32_t context) override;
   void close_session(SessionId session) override;
+  Result<void> fork_session(SessionId source, SessionId target) override;
   Result<std::uint32_t> position(SessionId session) const override;
   Result<void> forward(const SliceInput& input, const SliceOutput& output) override;
   std::uint64_t kv_bytes() const override { return positions_reserved() * 8; }
