@@ -44,7 +44,7 @@ class Invariance : public testing::TestWithParam<Variant> {
 TEST_P(Invariance, AnySplitGivesTheSameLogits) {
   const auto input = tokens();
   const auto whole = run_tokens(slice("0:output", options()), input, 256);
-  for (std::uint32_t cut = 0; cut + 1 < kLayers; ++cut) {
+  for (std::uint32_t cut = 0; cut + 1 < kLayers; cut += kIsChecked ? 3 : 1) {
     std::vector<std::unique_ptr<Slice>> stages;
     stages.push_back(slice("0:" + std::to_string(cut), options()));
     stages.push_back(slice(std::to_string(cut + 1) + ":output", options()));
@@ -66,7 +66,10 @@ TEST_P(Invariance, AnyChunkGivesTheSameLogits) {
   const auto input = tokens();
   const auto whole = slice("0:output", options());
   const auto wanted = run_tokens(whole, input, 512);
-  for (const std::uint32_t chunk : {1u, 3u, 7u, 64u, 127u, 128u, 130u, 257u, 299u})
+  const std::vector<std::uint32_t> chunks =
+      kIsChecked ? std::vector<std::uint32_t>{1, 130}
+                 : std::vector<std::uint32_t>{1, 3, 7, 64, 127, 128, 130, 257, 299};
+  for (const std::uint32_t chunk : chunks)
     EXPECT_TRUE(same_bits(run_tokens(whole, input, chunk), wanted)) << "chunks of " << chunk;
 }
 
@@ -74,6 +77,7 @@ TEST_P(Invariance, AnyThreadCountGivesTheSameLogits) {
   const auto input = tokens();
   const auto wanted = run_tokens(slice("0:output", options()), input, 256);
   for (const unsigned threads : {1u, 3u}) {
+    if (kIsChecked && threads == 1) continue;
     auto with = options();
     with.threads = threads;
     const auto other = slice("0:output", with);

@@ -18,6 +18,15 @@ namespace ds4::test {
 
 inline constexpr std::uint32_t kLayers = 6;  // of every embedded model
 
+/// With a check per access (and kernels that keep their loops, see blocks_x86.h) a token takes 30
+/// times as long. Such builds look for bad accesses, which shorter inputs find as well: they leave
+/// out repetitions that run no other code.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kIsChecked = true;
+#else
+inline constexpr bool kIsChecked = false;
+#endif
+
 /// The resident slice of one of the embedded models ("q4", "q2", "mxfp4"). `range` as in
 /// `0:output`. Loaded once per (model, range) and shared by the tests of a binary.
 std::shared_ptr<const ResidentSlice> resident(const std::string& model, const std::string& range);
