@@ -47,6 +47,9 @@ struct Stage::Impl {
     {
       const std::lock_guard lock(mutex);
       inbox.push_back(std::move(frame));
+      // An engine thread that never comes for its work is as hung as one that never ends it.
+      if (stats.busy_since == std::chrono::steady_clock::time_point{})
+        stats.busy_since = std::chrono::steady_clock::now();
     }
     wake.notify_one();
   }

@@ -55,7 +55,8 @@ struct StageStats {
   std::uint64_t kv_bytes = 0;
   std::uint64_t rows_done = 0;
   std::uint64_t batches = 0;
-  /// Since when the engine thread has been running one batch; zero when it is idle. For a watchdog.
+  /// Since when the engine thread has been running one batch, or has been wanted for one; zero when
+  /// it is idle. For a watchdog.
   std::chrono::steady_clock::time_point busy_since{};
 };
 
