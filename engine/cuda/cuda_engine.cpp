@@ -26,7 +26,8 @@ class Engine final : public CudaEngine {
   Engine(const CudaOpenOptions& options, DeviceFacts facts)
       : device_(options.device),
         facts_(std::move(facts)),
-        store_(std::make_shared<DeviceStore>(options)) {}
+        store_(std::make_shared<DeviceStore>(options)),
+        registrations_(std::make_shared<RegistrationSet>(options.device)) {}
 
   Result<DeviceFacts> facts() const override {
     DS4_CUDA_TRY(cudaSetDevice(device_), fmt::format("use device {}", device_));
@@ -48,7 +49,7 @@ class Engine final : public CudaEngine {
   }
   Result<std::shared_ptr<const CudaWeights>> register_host(
       std::shared_ptr<const ResidentSlice> slice) override {
-    return register_weights(device_, std::move(slice));
+    return register_weights(device_, *registrations_, std::move(slice));
   }
   void leave() override { store_->leave(); }
   Result<std::unique_ptr<Slice>> make_slice(std::shared_ptr<const CudaWeights> weights,
@@ -60,6 +61,7 @@ class Engine final : public CudaEngine {
   const int device_;
   const DeviceFacts facts_;  // all but the free memory stay as they are
   const std::shared_ptr<DeviceStore> store_;
+  const std::shared_ptr<RegistrationSet> registrations_;
 };
 
 /// Buffers and events of one measurement.

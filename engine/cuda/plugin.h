@@ -106,7 +106,8 @@ class CudaEngine {
   virtual Result<std::shared_ptr<const CudaWeights>> load(std::shared_ptr<const ModelFile> model,
                                                           const LayerRange& range,
                                                           const LoadOptions& options = {}) = 0;
-  /// cuda-registered: each interval of the slice's read-only mapping, once.
+  /// cuda-registered: the pages of the slice's read-only mapping; each once, however many slices
+  /// share it.
   virtual Result<std::shared_ptr<const CudaWeights>> register_host(
       std::shared_ptr<const ResidentSlice> slice) = 0;
   /// The process ends in order: weights that go from now on stay with the keeper.

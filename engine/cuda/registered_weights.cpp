@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/cuda/driver.h"
+#include "engine/cuda/registration_plan.h"
 #include "engine/cuda/weights_base.h"
 #include "engine/residency/residency_audit.h"
 #include "engine/residency/span_map.h"
@@ -15,58 +16,25 @@
 namespace ds4::cuda {
 namespace {
 
-/// One interval of a read-only shared mapping, known to the driver: pinned where it is, not copied.
-/// (Other mappings are refused, copied page by page, or hang the driver.)
-class Registration {
- public:
-  static Result<Registration> make(const std::byte* host, std::uint64_t bytes) {
-    Registration out;
-    void* const at = const_cast<std::byte*>(host);  // mapped read-only, for the GPU as well
-    DS4_CUDA_TRY(cudaHostRegister(at, bytes, cudaHostRegisterMapped | cudaHostRegisterReadOnly),
-                 fmt::format("register {} bytes of host memory", bytes));
-    out.host_ = at;
-    void* device_address = nullptr;
-    DS4_CUDA_TRY(cudaHostGetDevicePointer(&device_address, at, 0), "cudaHostGetDevicePointer");
-    out.device_address_ = static_cast<const std::byte*>(device_address);
-    return out;
-  }
-  Registration(Registration&& other) noexcept
-      : host_(std::exchange(other.host_, nullptr)), device_address_(other.device_address_) {}
-  Registration& operator=(Registration&& other) noexcept {
-    std::swap(host_, other.host_);
-    std::swap(device_address_, other.device_address_);
-    return *this;
-  }
-  ~Registration() {
-    if (host_ != nullptr) cudaHostUnregister(host_);
-  }
-  const std::byte* device_address() const { return device_address_; }
-
- private:
-  Registration() = default;
-  void* host_ = nullptr;
-  const std::byte* device_address_ = nullptr;
-};
-
 class RegisteredWeights final : public WeightsBase {
  public:
   RegisteredWeights(int device, std::shared_ptr<const ResidentSlice> slice)
       : WeightsBase(device, {slice, &slice->model()}, slice->range(), slice->cover()),
         slice_(std::move(slice)) {}
-  ~RegisteredWeights() override { cudaSetDevice(device()); }  // for the registrations' destructors
 
-  Result<void> register_all() {
+  Result<void> register_all(RegistrationSet& set) {
     const Stopwatch watch;
     reset_peak_rss();
     const std::uint64_t page = system_page_bytes();
-    for (const Interval& interval : cover().intervals()) {
+    DS4_ASSIGN(const auto borders, part_borders(model()));
+    for (const Interval& piece : cut_at(cover().intervals(), borders)) {
       // The file's end counts as a page boundary, but pages are registered whole.
-      const std::uint64_t bytes = (interval.bytes() + page - 1) & ~(page - 1);
-      DS4_ASSIGN(Registration done,
-                 Registration::make(slice_->reservation() + interval.begin, bytes));
-      registrations_.push_back(std::move(done));
+      const std::uint64_t bytes = (piece.bytes() + page - 1) & ~(page - 1);
+      DS4_ASSIGN(auto held, set.hold(slice_->reservation() + piece.begin, bytes));
+      registrations_.push_back(std::move(held));
       registered_bytes_ += bytes;
     }
+    DS4_TRY(check_in_one_piece());
     figures_.kept_bytes = cover().cover_bytes();
     figures_.took = watch.elapsed();
     figures_.peak_rss_bytes = peak_rss_bytes();
@@ -91,15 +59,23 @@ class RegisteredWeights final : public WeightsBase {
   }
 
  private:
+  /// A tensor may lie in several pieces, and must be in one piece for the device too.
+  Result<void> check_in_one_piece() const {
+    const auto same = [&](const auto& registration) {
+      return registration->device_distance() == registrations_.front()->device_distance();
+    };
+    if (std::ranges::all_of(registrations_, same)) return {};
+    return fail(ErrorCode::kUnsupported,
+                "this device sees registered pages in another order than "
+                "the host; use residency.strategy = \"cuda-device\"");
+  }
+
   const std::byte* address_of(const TensorInfo& tensor) const override {
-    const auto intervals = cover().intervals();
-    const auto behind = std::ranges::upper_bound(intervals, tensor.offset, {}, &Interval::begin);
-    const auto index = static_cast<std::size_t>(behind - intervals.begin()) - 1;
-    return registrations_[index].device_address() + (tensor.offset - intervals[index].begin);
+    return slice_->reservation() + tensor.offset + registrations_.front()->device_distance();
   }
 
   const std::shared_ptr<const ResidentSlice> slice_;
-  std::vector<Registration> registrations_;  // one for each interval; gone before slice_
+  std::vector<std::shared_ptr<const Registration>> registrations_;  // gone before slice_
   std::uint64_t registered_bytes_ = 0;
 };
 
@@ -113,22 +89,22 @@ Result<void> check_supported(int device) {
               "residency.strategy = \"cuda-device\"");
 }
 
-Result<std::shared_ptr<const CudaWeights>> make(int device,
+Result<std::shared_ptr<const CudaWeights>> make(int device, RegistrationSet& set,
                                                 std::shared_ptr<const ResidentSlice> slice) {
   DS4_CUDA_TRY(cudaSetDevice(device), fmt::format("use device {}", device));
   DS4_TRY(check_supported(device));
   auto weights = std::make_shared<RegisteredWeights>(device, std::move(slice));
-  DS4_TRY(weights->register_all());
+  DS4_TRY(weights->register_all(set));
   return weights;
 }
 
 }  // namespace
 
 Result<std::shared_ptr<const CudaWeights>> register_weights(
-    int device, std::shared_ptr<const ResidentSlice> slice) {
+    int device, RegistrationSet& set, std::shared_ptr<const ResidentSlice> slice) {
   const std::string doing = fmt::format("register layers {} of {} with the GPU",
                                         slice->range().to_string(), slice->model().path());
-  auto weights = make(device, std::move(slice));
+  auto weights = make(device, set, std::move(slice));
   if (!weights) return fail(std::move(weights).error(), doing);
   return weights;
 }

@@ -152,6 +152,32 @@ TEST_F(CoverTransfer, CancelledTransferEndsWithoutLanes) {
   EXPECT_EQ(device_.lanes_alive, 0);
 }
 
+TEST_F(CoverTransfer, CanBeCancelledOnTheWay) {
+  std::atomic<bool> cancel = false;
+  std::atomic<int> reads = 0;
+  Makers counting = makers();
+  struct CountingSource final : ByteSource {
+    Result<void> read(std::uint64_t, std::span<std::byte>) override {
+      if (++*reads == 5) cancel->store(true);
+      return {};
+    }
+    std::atomic<int>* reads = nullptr;
+    std::atomic<bool>* cancel = nullptr;
+  };
+  counting.source = [&]() -> Result<std::unique_ptr<ByteSource>> {
+    auto source = std::make_unique<CountingSource>();
+    source->reads = &reads;
+    source->cancel = &cancel;
+    return source;
+  };
+  const auto bytes =
+      transfer(extents_, counting, {.threads = 1, .chunk_bytes = kPage, .cancel = &cancel});
+  ASSERT_FALSE(bytes);
+  EXPECT_EQ(bytes.error().code, ErrorCode::kCancelled);
+  EXPECT_EQ(reads, 5) << "and not one more";
+  EXPECT_EQ(device_.lanes_alive, 0);
+}
+
 TEST_F(CoverTransfer, FailsWithTheFilesError) {
   file_.resize(95 * kPage);
   const auto bytes = transfer(extents_, makers(), {.threads = 4, .chunk_bytes = kPage});

@@ -203,5 +203,24 @@ TEST_F(CudaDeviceWeights, RegisteredPagesAreTheFilesBytes) {
   }
 }
 
+TEST_F(CudaDeviceWeights, RegisteredSlicesShareTheirPagesAndGoAlone) {
+  const auto gpu = engine();
+  const auto space =
+      WeightSpace::open(model_, make_file_store(model_, /*drop_released=*/false)).value();
+  const auto registered = [&](const char* text) {
+    return gpu->register_host(ResidentSlice::load(space, layers(text)).value());
+  };
+  auto small = registered("0:2");
+  ASSERT_TRUE(small) << small.error().message;
+  auto large = registered("0:4");
+  ASSERT_TRUE(large) << large.error().message;
+  small->reset();
+  expect_the_files_bytes(**large);
+  small = registered("2:output");
+  ASSERT_TRUE(small) << small.error().message;
+  large->reset();
+  expect_the_files_bytes(**small);
+}
+
 }  // namespace
 }  // namespace ds4::cuda

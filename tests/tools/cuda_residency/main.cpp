@@ -11,6 +11,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <string>
 
 #include "agent/loader/fd_store.h"
@@ -117,6 +119,17 @@ void describe(const ds4::CudaWeights& weights, std::uint64_t free_before, std::u
   if (!weights.note().empty()) say("note: {}", weights.note());
 }
 
+/// Registered pages are the file's own: shared, and not once more as anonymous memory.
+void describe_host() {
+  std::ifstream file("/proc/self/status");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const auto mib = [&](std::string_view field) {
+    return static_cast<double>(ds4::parse_status_bytes(text, field).value_or(0)) / (1 << 20);
+  };
+  say("host memory now: {:.1f} MiB anonymous, {:.1f} MiB of files, {:.1f} MiB shared",
+      mib("RssAnon"), mib("RssFile"), mib("RssShmem"));
+}
+
 Result<void> run(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
   const auto seconds = [&] {
@@ -140,6 +153,7 @@ Result<void> run(const Options& options) {
   say("pid {} resident after {:.3f} s", ::getpid(), seconds());
   DS4_ASSIGN(const ds4::DeviceFacts now, engine->facts());
   describe(*weights, facts.free_bytes, now.free_bytes, pinned_rate);
+  describe_host();
   DS4_ASSIGN(const std::uint64_t compared, compare_with_file(*weights));
   say("{:.1f} MiB of all tensors compared with the file: equal",
       static_cast<double>(compared) / (1024.0 * 1024.0));
