@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <thread>
 
 namespace ds4::ipc {
 
@@ -46,10 +45,16 @@ Caller::Caller(CallerOptions options, Dialed dialed)
 
 // ---- The agents -----------------------------------------------------------------------------
 
-/// Before something is asked. An idle link is looked at: its agent may have been replaced.
+/// An idle link is looked at: its agent may have gone, or been replaced.
+void Caller::look_at_link() {
+  if (link_ && asks_.empty() && !link_->is_alive())
+    drop_link({DS4_AGENT_SHUTDOWN, "the agent went away; connect again"});
+}
+
+/// Before something is asked.
 Outcome<void> Caller::ensure_link() {
-  if (link_ && (!asks_.empty() || link_->is_alive())) return {};
-  if (link_) drop_link({DS4_AGENT_SHUTDOWN, "the agent went away; connect again"});
+  look_at_link();
+  if (link_) return {};
   if (options_.reconnect_ms == DS4_NEVER) return tl::unexpected(*lost_);
   const milliseconds patience =
       options_.reconnect_ms == 0 ? kReconnect : milliseconds(options_.reconnect_ms);
@@ -58,7 +63,9 @@ Outcome<void> Caller::ensure_link() {
     const auto linked = try_link(left_until(deadline));
     if (linked || !ds4_is_retryable(linked.error().status) || Clock::now() >= deadline)
       return linked;
-    std::this_thread::sleep_until(std::min(next_attempt_, deadline));
+    const auto pause = left_until(std::min(next_attempt_, deadline));
+    if (::poll(nullptr, 0, static_cast<int>(pause.count())) < 0 && errno == EINTR)
+      return failure(DS4_INTERRUPTED, "a signal interrupted the search for the agent");
   }
 }
 
@@ -157,6 +164,7 @@ Outcome<std::uint64_t> Caller::submit(Ask& ask) {
 }
 
 Outcome<std::uint64_t> Caller::close_session(std::uint64_t name, bool muted) {
+  look_at_link();  // nobody waits for an agent only to have it forget what it no longer holds
   const auto session = sessions_.find(name);
   Ask ask;
   ask.op = Op::kCloseSession;

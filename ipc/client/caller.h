@@ -86,6 +86,7 @@ class Caller {
     Failure parked_for;
   };
 
+  void look_at_link();
   Outcome<void> ensure_link();
   Outcome<void> try_link(std::chrono::milliseconds timeout);
   void adopt(Dialed dialed);

@@ -243,7 +243,8 @@ typedef struct ds4_request {
 /* Never blocks, unless the agent is away: then it is looked for (reconnect_ms). Ends, whatever
  * happens, with exactly one final event for *request_id. Errors (then there is no such request):
  * DS4_INVALID, DS4_OUT_OF_RANGE, DS4_BUSY (max_requests are in flight), DS4_UNKNOWN_SESSION,
- * DS4_AGENT_SHUTDOWN or DS4_NO_AGENT (gone, and not back in time), DS4_MODEL_CHANGED. */
+ * DS4_AGENT_SHUTDOWN or DS4_NO_AGENT (gone, and not back in time), DS4_MODEL_CHANGED,
+ * DS4_INTERRUPTED (a signal handler ran during the search; ask again to go on with it). */
 DS4_API ds4_status ds4_submit(ds4_client* client, const ds4_request* request, uint64_t* request_id);
 /* The request ends soon, with DS4_CANCELLED unless it has ended otherwise. Unknown ids are
  * harmless. */
