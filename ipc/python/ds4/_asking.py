@@ -52,14 +52,15 @@ class Asks:
         timeout: float | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Answer:
-        """Asks, and returns at once with the answer to iterate over.
+        """Asks, and returns at once with the answer to iterate over; only while the agent is away,
+        it is looked for first (``connect(reconnect=...)``).
 
         ``temperature`` 0 always takes the likeliest token; above it, ``seed`` decides. ``stop`` are
         token ids. ``timeout`` bounds, in seconds, the wait for each token. ``progress`` is called
         with (tokens read, tokens of the prompt) while the loop over the answer waits. With
-        ``resume`` the answer waits for a model that is not ready, and goes on at the very next token
-        when the agent was restarted meanwhile; without, both are errors. ``think`` lets the model
-        think first, where this call renders the chat.
+        ``resume`` the answer waits for a model that is not ready, and goes on at the very next
+        token when the agent was restarted meanwhile; without, both are errors. ``think`` lets the
+        model think first, where this call renders the chat.
         """
         request = c.RawRequest(struct_bytes=sizeof(c.RawRequest))
         tokens = _token_array("prompt", self._tokens_of(prompt, think))

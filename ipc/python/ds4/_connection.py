@@ -99,7 +99,10 @@ class Connection:
         """``call(client, what, request_id)`` of the library; its events go to ``pending``."""
         request_id = c_uint64()
         with self as handle:
-            check(call(handle, what, byref(request_id)))
+            status = c.INTERRUPTED
+            while status == c.INTERRUPTED:  # it searches for an agent that went away
+                status = call(handle, what, byref(request_id))
+            check(status)
             self._pending[request_id.value] = pending
         return request_id.value
 

@@ -116,12 +116,13 @@ class Information(Case):
     def test_the_end_of_the_program_is_quiet_in_the_middle_of_an_answer(self) -> None:
         done = run_python(
             "import ds4, threading\n"
-            f"client = ds4.connect({str(self.agent.socket)!r})\n"
+            "client = ds4.connect()\n"
             "answer = client.generate(client.tokenize('a'), stop_at_eos=False)\n"
             "threading.Thread(target=answer.read, daemon=True).start()\n"
-            "session = ds4.connect(client_socket := " + repr(str(self.agent.socket)) + ").session()\n"
+            "session = ds4.connect().session()\n"
             "kept = iter(session.generate('Hello'))\n"
-            "next(kept)\n"
+            "next(kept)\n",
+            DS4_SOCKET=str(self.agent.socket),
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assert_nothing_left()

@@ -136,9 +136,11 @@ class Ending(Case):
         client = ds4.connect(self.agent.socket)
         answer = client.generate(QUESTION)
         answer.read()
-        left = [weakref.ref(answer), weakref.ref(client), weakref.ref(client._connection)]
+        gone = []
+        weakref.finalize(answer, gone.append, "answer")
+        weakref.finalize(client._connection, gone.append, "connection")
         del answer, client
-        self.assertEqual([reference() for reference in left], [None] * 3)
+        self.assertEqual(gone, ["answer", "connection"])
 
     def test_a_dropped_client_leaves_no_descriptor_and_no_session(self) -> None:
         self.client.close()
