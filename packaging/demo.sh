@@ -122,12 +122,12 @@ END
 
 wait_for_agents() {
   local deadline=$((SECONDS + start_timeout_s)) name
-  until ds4ctl --cluster "$work/cluster.toml" status >/dev/null 2>&1; do
-    for name in "${!agents[@]}"; do
+  for name in "${!agents[@]}"; do
+    until ds4ctl --state-dir "$work/$name.state" keys list >/dev/null 2>&1; do
       is_running "$name" || ds4_die "agent $name has stopped"
+      ((SECONDS < deadline)) || ds4_die "the agents did not answer within $start_timeout_s s"
+      sleep 0.1
     done
-    ((SECONDS < deadline)) || ds4_die "the agents did not answer within $start_timeout_s s"
-    sleep 0.1
   done
 }
 
@@ -150,14 +150,23 @@ main() {
   local port_a port_b
   port_a=$(free_port 0)
   port_b=$(free_port "$port_a")
-  printf '[nodes]\na = "tcp://127.0.0.1:%s"\nb = "tcp://127.0.0.1:%s"\n' "$port_a" "$port_b" \
-    >"$work/cluster.toml"
   start_agent a "$port_a"
   start_agent b "$port_b"
   wait_for_agents
 
-  show ds4ctl --cluster "$work/cluster.toml" assign a=0:2 b=3:output
-  show ds4ctl --cluster "$work/cluster.toml" status
+  # Each agent made its keys when it started. The operator of a introduces himself to b, and his
+  # cluster file says by which key b is known.
+  local operator
+  operator=$(ds4ctl --state-dir "$work/a.state" keys show --operator)
+  show ds4ctl --state-dir "$work/b.state" keys trust a "$operator"
+  cat >"$work/cluster.toml" <<END
+[nodes]
+a = "tcp://127.0.0.1:$port_a"
+b = { address = "tcp://127.0.0.1:$port_b", key = "$(ds4ctl --state-dir "$work/b.state" keys show --node)" }
+END
+  local ctl=(ds4ctl --state-dir "$work/a.state" --cluster "$work/cluster.toml")
+  show "${ctl[@]}" assign a=0:2 b=3:output
+  show "${ctl[@]}" status
   ask "$question" | tee "$work/answer"
   ask 'Define ocean.'
   ask 'What is 37 + 45?'

@@ -40,6 +40,8 @@ void describe(Table& root, Config& config) {
   root.text("model", config.model, kMaxPathBytes);
   root.text("state_dir", config.state_dir, kMaxPathBytes);
   root.boolean("standalone", config.standalone);
+  root.boolean("insecure", config.insecure);
+  root.boolean("insecure", config.insecure);
   Table listen = root.table("listen");
   listen.text("address", config.listen.address, wire::kMaxNameBytes);
   listen.finish();

@@ -23,10 +23,13 @@ struct Config {
   std::string state_dir = "/var/lib/ds4d";
   /// While nobody ever assigned layers to this node, it serves the whole model by itself.
   bool standalone = false;
+  /// Links without encryption and without keys: whoever reaches listen.address can command this
+  /// agent and read what passes. Every node of a route must have the same setting.
+  bool insecure = false;
 
   struct Listen {
-    /// Where ds4ctl and the other agents connect. Links are not authenticated yet: whoever reaches
-    /// this address can command the agent, so the default is the loopback interface.
+    /// Where ds4ctl and the other agents connect; only those whose keys are known here get in. The
+    /// default serves this machine alone.
     std::string address = "tcp://127.0.0.1:7341";
   } listen;
 

@@ -12,6 +12,7 @@
 
 #include "agent/config/reload.h"
 #include "agent/ds4d/version.h"
+#include "agent/keys/key_files.h"
 #include "agent/loader/budget.h"
 #include "agent/log/log.h"
 
@@ -103,6 +104,7 @@ Result<void> Agent::open_model() {
 
 Result<void> Agent::open_state() {
   DS4_ASSIGN(ledger_file_, LedgerFile::open(config_.state_dir));
+  DS4_TRY(open_keys());  // under the directory's lock
   DS4_ASSIGN(Ledger ledger, ledger_file_->load());
   if (config_.standalone && ledger == Ledger{}) ledger = standalone_ledger(facts_);
   RouteTiming timing;
@@ -119,7 +121,11 @@ Result<void> Agent::open_sockets() {
   // Rows of a peer may be more than ours: as many as the configuration allows anyone.
   link.max_message_bytes = std::max<std::uint64_t>(8U << 20, 4096 * floats_per_row * sizeof(float));
   link.timeout = std::chrono::milliseconds(config_.link.timeout_ms);
-  DS4_ASSIGN(links_, Links::bind(link));
+  link.key = key_;
+  DS4_ASSIGN(links_, Links::bind(link, gate_));
+  DS4_TRY(keys::save_card(config_.state_dir,
+                          {config_.name, key_ ? std::optional(key_->public_key) : std::nullopt,
+                           links_->address()}));
 
   EntryConfig entry;
   entry.context = context_;
@@ -149,9 +155,10 @@ void Agent::start() {
   log(LogLevel::kInfo, "ds4d {}: node {}, model {} ({} layers, fingerprint {}), listening on {}",
       kVersion, config_.name, config_.model, params_.n_layer, model_->fingerprint(),
       links_->address());
-  if (!is_loopback(links_->address())) {
+  if (!key_) {
     log(LogLevel::kWarning,
-        "links are not authenticated yet: whoever reaches {} can command this agent",
+        "INSECURE: the configuration says insecure = true, so links carry plain text and whoever "
+        "reaches {} can command this agent",
         links_->address());
   }
   Result<void> fit;
@@ -257,6 +264,7 @@ void Agent::shut_down() {
 // ---- actions ---------------------------------------------------------------------------------
 
 void Agent::act(Actions actions) {
+  refresh_peers();
   std::move(actions.begin(), actions.end(), std::back_inserter(pending_));
   if (acting_) return;  // performing one of them led here: it goes on below
   acting_ = true;

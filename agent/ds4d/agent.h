@@ -17,6 +17,8 @@
 #include "agent/ds4d/service.h"
 #include "agent/ds4d/signals.h"
 #include "agent/ds4d/status_report.h"
+#include "agent/keys/key.h"
+#include "agent/keys/trust_list.h"
 #include "agent/link/links.h"
 #include "agent/loader/loader.h"
 #include "agent/route/route_machine.h"
@@ -47,6 +49,7 @@ class Agent final : private RouteEvents {
  private:
   Agent(const Config& config, Signals signals, ConfigSource reload);
   Result<void> open_model();
+  Result<void> open_keys();
   Result<void> open_state();
   Result<void> open_sockets();
   void start();
@@ -61,6 +64,16 @@ class Agent final : private RouteEvents {
   void on_control(const Incoming& message);
   Result<void> handle(const wire::Request& request);
   Result<void> prepare(const wire::PrepareRequest& request);
+  // ---- agent_keys.cpp ----
+  Result<void> trust(const wire::TrustRequest& request);
+  Result<void> revoke(const wire::RevokeRequest& request);
+  /// Saved first, then true.
+  Result<void> change_trust(keys::TrustList next);
+  Result<void> check_not_revoked(const Assignment& assignment) const;
+  std::vector<wire::KnownKey> known_keys() const;
+  /// Tells the gate which nodes are peers now.
+  void refresh_peers();
+
   /// Applies a control event to a copy of the machine, saves the ledger if it changed, and only
   /// then makes it true.
   template <typename Event>
@@ -98,6 +111,11 @@ class Agent final : private RouteEvents {
   std::shared_ptr<const ModelFile> model_;
   HyperParams params_;
   std::uint32_t context_ = 0;
+
+  std::optional<keys::KeyPair> key_;  // none: insecure
+  keys::PublicKey operator_key_;      // of this machine
+  keys::Gate gate_;
+  std::pair<std::uint64_t, std::uint64_t> peers_of_{};  // the epochs whose nodes the gate knows
 
   std::optional<LedgerFile> ledger_file_;
   std::optional<RouteMachine> machine_;

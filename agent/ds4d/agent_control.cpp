@@ -17,6 +17,12 @@ std::string_view text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
+bool concerns_keys(const wire::Request& request) {
+  return std::holds_alternative<wire::KeysRequest>(request.body) ||
+         std::holds_alternative<wire::TrustRequest>(request.body) ||
+         std::holds_alternative<wire::RevokeRequest>(request.body);
+}
+
 }  // namespace
 
 void Agent::on_control(const Incoming& message) {
@@ -25,8 +31,14 @@ void Agent::on_control(const Incoming& message) {
   auto request = wire::decode_request(text);
   if (request) {
     reply.id = request->id;
-    if (auto handled = handle(*request); !handled) reply.error = std::move(handled).error();
-    reply.status = status();
+    if (!message.may_command) {
+      reply.error = Error{ErrorCode::kPermission,
+                          "this key is a node's of the route, and may not command its agents"};
+    } else {
+      if (auto handled = handle(*request); !handled) reply.error = std::move(handled).error();
+      reply.status = status();
+      if (concerns_keys(*request)) reply.keys = known_keys();
+    }
     if (reply.error) {
       log(LogLevel::kNotice, "{} refused: {}", name_of(*request), reply.error->message);
     }
@@ -68,11 +80,14 @@ Result<void> Agent::handle(const wire::Request& request) {
   if (std::holds_alternative<wire::ReleaseRequest>(request.body)) {
     return change([](RouteMachine& machine) -> Result<Actions> { return machine.release(); });
   }
-  return {};  // status: comes with every reply
+  if (const auto* body = std::get_if<wire::TrustRequest>(&request.body)) return trust(*body);
+  if (const auto* body = std::get_if<wire::RevokeRequest>(&request.body)) return revoke(*body);
+  return {};  // status comes with every reply; so do keys with those about them
 }
 
 Result<void> Agent::prepare(const wire::PrepareRequest& request) {
   DS4_ASSIGN(const Assignment assignment, check_prepare(request, facts_));
+  DS4_TRY(check_not_revoked(assignment));
   DS4_ASSIGN(const SpanCover cover,
              SpanCover::of(model_->gguf(), range_of(assignment, params_.n_layer),
                            static_cast<std::uint64_t>(::getpagesize())));

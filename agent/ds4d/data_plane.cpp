@@ -176,7 +176,30 @@ bool DataPlane::accept(const Result<T>& frame) {
   return is_current(frame->epoch);
 }
 
+/// Work flows down the route and tokens come from its end; a node that sends otherwise is broken,
+/// or no longer its owner's.
+bool DataPlane::comes_right(const Incoming& frame) const {
+  if (!frame.stage || !route_) return true;  // nobody proves anything here
+  bool right = true;
+  if (frame.kind == wire::MessageKind::kToken) {
+    right = *frame.stage + 1 == route_->route.size();
+  } else if (frame.kind != wire::MessageKind::kError && frame.kind != wire::MessageKind::kPing) {
+    right = route_->index == 0 || *frame.stage + 1 == route_->index;
+  }
+  if (!right) log(LogLevel::kWarning, "dropped a frame that stage {} does not send", *frame.stage);
+  return right;
+}
+
+/// Whether the sender is the stage in whose name the frame speaks.
+bool DataPlane::speaks_for(const Incoming& frame, std::uint32_t stage) const {
+  if (!frame.stage || *frame.stage == stage) return true;
+  log(LogLevel::kWarning, "dropped a frame in which stage {} speaks for stage {}", *frame.stage,
+      stage);
+  return false;
+}
+
 void DataPlane::on_frame(const Incoming& frame) {
+  if (!comes_right(frame)) return;
   const auto body = frame.parts[0];
   switch (frame.kind) {
     case wire::MessageKind::kWork:
@@ -190,13 +213,22 @@ void DataPlane::on_frame(const Incoming& frame) {
       }
       return;
     case wire::MessageKind::kFork:
-      if (auto fork = wire::decode_fork(body); accept(fork) && running_) on_fork(std::move(*fork));
+      if (auto fork = wire::decode_fork(body); accept(fork) && running_) {
+        for (const wire::ForkItem& item : fork->items) {
+          if (route_->index == 0 && !speaks_for(frame, item.entry)) return;
+        }
+        on_fork(std::move(*fork));
+      }
       return;
     case wire::MessageKind::kError:
-      if (auto error = wire::decode_error(body); accept(error)) deliver(*error);
+      if (auto error = wire::decode_error(body); accept(error) && speaks_for(frame, error->stage)) {
+        deliver(*error);
+      }
       return;
     case wire::MessageKind::kPing:
-      if (auto ping = wire::decode_ping(body); accept(ping)) events_.on_ping(*ping);
+      if (auto ping = wire::decode_ping(body); accept(ping) && speaks_for(frame, ping->stage)) {
+        events_.on_ping(*ping);
+      }
       return;
     case wire::MessageKind::kControl:
       return;  // not ours
@@ -212,6 +244,9 @@ void DataPlane::on_work(const Incoming& frame) {
     log(LogLevel::kWarning, "dropped work {} streams: this node is stage {}",
         first ? "with" : "without", route_->index);
     return;
+  }
+  for (const wire::WorkItem& item : work->items) {  // behind the first stage, that one vouches
+    if (first && !speaks_for(frame, item.entry)) return;
   }
   for (const wire::WorkItem& item : work->items) {
     if (item.entry != route_->index) foreign_[item.session] = item.entry;

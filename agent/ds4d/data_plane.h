@@ -105,6 +105,8 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   bool is_current(std::uint64_t epoch) const { return route_ && route_->epoch == epoch; }
   template <typename T>
   bool accept(const Result<T>& frame);
+  bool comes_right(const Incoming& frame) const;
+  bool speaks_for(const Incoming& frame, std::uint32_t stage) const;
 
   const std::uint64_t floats_per_row_;
   Links& links_;

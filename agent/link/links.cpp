@@ -6,6 +6,7 @@
 #include <map>
 #include <zmq.hpp>
 
+#include "agent/link/zap.h"
 #include "agent/log/log.h"
 
 namespace ds4::agent {
@@ -13,8 +14,9 @@ namespace {
 
 constexpr int kWorkQueue = 256;  // frames of one link that wait to be sent
 constexpr int kPingQueue = 4;
-constexpr int kReplyQueue = 64;  // to one ds4ctl
-constexpr int kFarewellMs = 50;  // for the last closings and ping of an agent that stops
+constexpr int kReplyQueue = 64;     // to one ds4ctl
+constexpr int kFarewellMs = 50;     // for the last closings and ping of an agent that stops
+constexpr int kHandshakeMs = 2000;  // for a connection to prove its key
 constexpr std::size_t kMaxParts = 4;
 
 Error to_error(const zmq::error_t& error, std::string_view doing) {
@@ -60,18 +62,34 @@ struct Link {
   zmq::socket_t pings;
 };
 
+zmq::const_buffer buffer_of(const keys::KeyBytes& key) {
+  return zmq::buffer(key.data(), key.size());
+}
+
 }  // namespace
 
 struct Links::Impl {
-  LinkConfig config;
+  Impl(const LinkConfig& settings, const keys::Gate& who) : config(settings), gate(who) {
+    if (config.key) zap.emplace(context);
+  }
+
+  const LinkConfig config;
+  const keys::Gate& gate;
   zmq::context_t context{1};
+  std::optional<ZapHandler> zap;
   zmq::socket_t router{context, zmq::socket_type::router};
-  std::map<std::uint32_t, Link> links;  // by stage
+  std::map<std::uint32_t, Link> links;               // by stage
+  std::map<keys::KeyBytes, std::uint32_t> stage_of;  // the other stages of the route
   std::string address;
   std::uint64_t dropped = 0;
+  std::uint64_t refused = 0;
   std::vector<zmq::message_t> parts;  // of the message being received
 
-  zmq::socket_t dial(const std::string& to, int queue, bool only_connected) {
+  bool secure() const { return config.key.has_value(); }
+
+  /// `server`: the key that the other side has to prove.
+  zmq::socket_t dial(const std::string& to, const std::optional<keys::PublicKey>& server, int queue,
+                     bool only_connected) {
     zmq::socket_t socket(context, zmq::socket_type::dealer);
     const int timeout_ms = static_cast<int>(config.timeout.count());
     socket.set(zmq::sockopt::linger, kFarewellMs);
@@ -83,7 +101,13 @@ struct Links::Impl {
     socket.set(zmq::sockopt::heartbeat_ivl, std::max(1, timeout_ms / 2));
     socket.set(zmq::sockopt::heartbeat_timeout, timeout_ms);
     socket.set(zmq::sockopt::reconnect_ivl, 50);
+    socket.set(zmq::sockopt::reconnect_ivl_max, 500);
     socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(wire::kMaxControlBytes));
+    if (server) {
+      socket.set(zmq::sockopt::curve_serverkey, buffer_of(server->bytes));
+      socket.set(zmq::sockopt::curve_publickey, buffer_of(config.key->public_key.bytes));
+      socket.set(zmq::sockopt::curve_secretkey, buffer_of(config.key->secret));
+    }
     socket.connect(to);
     return socket;
   }
@@ -95,8 +119,28 @@ struct Links::Impl {
     router.set(zmq::sockopt::rcvhwm, kWorkQueue);
     router.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(config.max_message_bytes));
     router.set(zmq::sockopt::ipv6, config.address.find('[') == std::string::npos ? 0 : 1);
+    router.set(zmq::sockopt::handshake_ivl, kHandshakeMs);
+    if (secure()) {
+      router.set(zmq::sockopt::curve_server, true);
+      router.set(zmq::sockopt::curve_secretkey, buffer_of(config.key->secret));
+      router.set(zmq::sockopt::zap_domain, kZapDomain);
+    }
     router.bind(config.address);
     address = router.get(zmq::sockopt::last_endpoint);
+  }
+
+  void answer_door() {
+    if (!zap) return;
+    zap->answer([this](const keys::KeyBytes& key) { return gate.admits(key); },
+                [this](const keys::KeyBytes& key) { refuse(key); });
+  }
+
+  void refuse(const keys::KeyBytes& key) {
+    if (refused++ % 1000 != 0) return;
+    log(LogLevel::kWarning,
+        "refused a connection ({} so far): its key ...:{} is neither trusted here nor of this "
+        "agent's route",
+        refused, keys::to_text({keys::KeyRole::kNode, key}).substr(5));
   }
 
   /// All parts or, if the queue is full, none.
@@ -143,6 +187,25 @@ struct Links::Impl {
     }
   }
 
+  /// Who sent `parts`, and whether he may send such a message.
+  Result<void> judge(Incoming& message) const {
+    if (!secure()) {
+      message.may_command = true;
+      return {};
+    }
+    const auto key = proven_key(parts[1]);
+    if (!key || !gate.admits(*key))
+      return fail(ErrorCode::kPermission, "its sender is not trusted");
+    message.may_command = gate.may_command(*key);
+    if (message.kind == wire::MessageKind::kControl) return {};
+    const auto found = stage_of.find(*key);
+    if (found == stage_of.end() || !gate.is_peer(*key)) {
+      return fail(ErrorCode::kPermission, "its sender is no node of this agent's route");
+    }
+    message.stage = found->second;
+    return {};
+  }
+
   void drop(std::string_view why) {
     if (dropped++ % 1000 == 0) {
       log(LogLevel::kWarning, "dropped a message ({} so far): {}", dropped, why);
@@ -153,11 +216,10 @@ struct Links::Impl {
 Links::Links() = default;
 Links::~Links() = default;
 
-Result<std::unique_ptr<Links>> Links::bind(const LinkConfig& config) {
+Result<std::unique_ptr<Links>> Links::bind(const LinkConfig& config, const keys::Gate& gate) {
   std::unique_ptr<Links> self(new Links());
   try {
-    self->impl_ = std::make_unique<Impl>();
-    self->impl_->config = config;
+    self->impl_ = std::make_unique<Impl>(config, gate);
     self->impl_->listen();
   } catch (const zmq::error_t& error) {
     return tl::unexpected<Error>(to_error(error, fmt::format("listen on {}", config.address)));
@@ -177,11 +239,13 @@ void Links::wait(std::span<pollfd> fds, std::chrono::milliseconds timeout) {
   std::vector<zmq::pollitem_t> items;
   items.push_back({impl_->router.handle(), 0, ZMQ_POLLIN, 0});
   for (const pollfd& fd : fds) items.push_back({nullptr, fd.fd, ZMQ_POLLIN, 0});
+  if (impl_->zap) items.push_back({impl_->zap->socket(), 0, ZMQ_POLLIN, 0});
   try {
     zmq::poll(items, timeout);
   } catch (const zmq::error_t&) {
     return;  // interrupted: the caller looks at everything again
   }
+  impl_->answer_door();
   for (std::size_t i = 0; i < fds.size(); ++i) {
     fds[i].revents = static_cast<short>(items[i + 1].revents != 0 ? POLLIN : 0);
   }
@@ -201,7 +265,12 @@ bool Links::receive(const std::function<void(const Incoming&)>& handler) {
   }
   std::vector<std::span<const std::byte>> bodies;
   for (std::size_t i = 2; i < parts.size(); ++i) bodies.push_back(bytes_of(parts[i]));
-  handler(Incoming{parts[0].to_string_view(), *kind, bodies});
+  Incoming message{parts[0].to_string_view(), *kind, false, std::nullopt, bodies};
+  if (const auto ok = impl_->judge(message); !ok) {
+    impl_->drop(ok.error().message);
+    return true;
+  }
+  handler(message);
   return true;
 }
 
@@ -218,9 +287,15 @@ Result<void> Links::connect(std::span<const wire::StageSpec> route, std::uint32_
   for (std::uint32_t stage = 0; stage < route.size(); ++stage) {
     if (stage == own) continue;
     const std::string& address = route[stage].address;
+    std::optional<keys::PublicKey> key;
+    if (impl_->secure()) {
+      DS4_ASSIGN(key, keys::parse_public_key(route[stage].key));
+      if (!impl_->gate.is_peer(key->bytes)) continue;  // revoked
+      impl_->stage_of.emplace(key->bytes, stage);
+    }
     try {
-      impl_->links.emplace(stage, Link{impl_->dial(address, kWorkQueue, false),
-                                       impl_->dial(address, kPingQueue, true)});
+      impl_->links.emplace(stage, Link{impl_->dial(address, key, kWorkQueue, false),
+                                       impl_->dial(address, key, kPingQueue, true)});
     } catch (const zmq::error_t& error) {
       return tl::unexpected<Error>(
           to_error(error, fmt::format("connect to node {} ({})", route[stage].node, address)));
@@ -230,6 +305,7 @@ Result<void> Links::connect(std::span<const wire::StageSpec> route, std::uint32_
 }
 
 void Links::disconnect() {
+  impl_->stage_of.clear();
   impl_->links.clear();
 }
 

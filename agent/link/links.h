@@ -3,11 +3,17 @@
 //
 // One ROUTER socket receives everything, from stages and from ds4ctl alike; replies to ds4ctl go
 // back through it. Towards each other stage there are two DEALER sockets of our own: one for work,
-// tokens, closings, forks and errors, in order, and one for pings alone. A ping must not wait behind a
-// hundred megabytes of activations, or a busy link would look like a dead node; and a ping that
-// cannot be sent now is worth nothing later, so its socket queues nothing while it is not
+// tokens, closings, forks and errors, in order, and one for pings alone. A ping must not wait
+// behind a hundred megabytes of activations, or a busy link would look like a dead node; and a ping
+// that cannot be sent now is worth nothing later, so its socket queues nothing while it is not
 // connected. Work does queue, up to a bound; beyond it the peer is called unreachable, because the
 // main loop never blocks.
+//
+// Everything is encrypted and authenticated with CURVE, unless the configuration says insecure =
+// true: whoever connects has proven his key, and is admitted only if the Gate knows it (zap.h).
+// Each message is judged by its sender's key once more when it is received: control comes from
+// operators, frames from the stage that the route has the key of, all else is dropped. So a key
+// that is revoked is cut off with the very next message.
 //
 // All exceptions of the library stop here.
 //
@@ -18,11 +24,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "agent/keys/key.h"
+#include "agent/keys/trust_list.h"
 #include "agent/wire/control.h"
 #include "agent/wire/frame.h"
 #include "agent/wire/message_kind.h"
@@ -34,12 +43,16 @@ struct LinkConfig {
   std::string address;                          // to bind; "tcp://127.0.0.1:*" takes a free port
   std::uint64_t max_message_bytes = 64U << 20;  // of one part; a longer one ends the connection
   std::chrono::milliseconds timeout{2000};      // after which a silent connection is made anew
+  std::optional<keys::KeyPair> key = {};        // this agent's; none: no encryption, no trust
 };
 
 /// Valid during the call that receives it.
 struct Incoming {
   std::string_view sender;  // for reply()
   wire::MessageKind kind{};
+  bool may_command = false;  // proven, or nobody has to prove anything here
+  /// Of a frame: the stage that its sender has proven to be; none if nobody has to.
+  std::optional<std::uint32_t> stage;
   std::span<const std::span<const std::byte>> parts;  // without the kind; at least one
 };
 
@@ -47,7 +60,9 @@ class Links {
  public:
   /// Errors: kUnavailable if the address is taken, kInvalidArgument if it is none of this
   /// machine's.
-  static Result<std::unique_ptr<Links>> bind(const LinkConfig& config);
+  /// `gate` outlives the links and may change at any time between two calls; it is not asked where
+  /// `config.key` is none.
+  static Result<std::unique_ptr<Links>> bind(const LinkConfig& config, const keys::Gate& gate);
   ~Links();
 
   /// What was bound, with the port's number.
@@ -62,7 +77,8 @@ class Links {
   void reply(std::string_view sender, const std::string& json);
 
   /// Links to all stages of `route` but `own`, in place of all former ones. What these had not sent
-  /// yet is lost. Addresses have passed check_address().
+  /// yet is lost. Stages whose keys the gate does not admit get no link. Addresses and keys have
+  /// passed check_prepare().
   Result<void> connect(std::span<const wire::StageSpec> route, std::uint32_t own);
   void disconnect();
 
@@ -75,7 +91,8 @@ class Links {
   /// To every linked stage; not connected ones miss it.
   void ping(const wire::PingFrame& frame);
 
-  /// Messages dropped so far because nothing could be made of them.
+  /// Messages dropped so far because nothing could be made of them, or their senders may not send
+  /// them.
   std::uint64_t dropped() const;
 
  private:

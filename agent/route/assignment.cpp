@@ -5,6 +5,8 @@
 #include <charconv>
 #include <set>
 
+#include "agent/keys/key.h"
+
 namespace ds4::agent {
 namespace {
 
@@ -15,8 +17,42 @@ Result<std::uint32_t> find_stage(const std::vector<wire::StageSpec>& route, std:
   return fail(ErrorCode::kNotFound, fmt::format("the route has no stage for node {}", node));
 }
 
-Result<void> check_distinct(const std::vector<wire::StageSpec>& route) {
+/// Either every stage of a route has a key, or the administrators of all its nodes wrote
+/// insecure = true.
+Result<void> check_key(const wire::StageSpec& stage, const NodeFacts& facts) {
+  if (facts.key.empty()) {
+    if (stage.key.empty()) return {};
+    return fail(ErrorCode::kMismatch,
+                fmt::format("node {} links without encryption (insecure = true), but the route has "
+                            "a key for node {}: write insecure on every node and in the cluster "
+                            "file, or nowhere",
+                            facts.name, stage.node));
+  }
+  if (stage.key.empty()) {
+    return fail(ErrorCode::kMismatch,
+                fmt::format("the route has no key for node {}: write what `ds4ctl keys show` "
+                            "prints there into the cluster file, and assign again",
+                            stage.node));
+  }
+  auto key = keys::parse_public_key(stage.key);
+  if (!key) return fail(std::move(key).error(), fmt::format("node {}", stage.node));
+  if (key->role != keys::KeyRole::kNode) {
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("node {} has an operator's key in the route: its own begins with node:",
+                            stage.node));
+  }
+  if (stage.node == facts.name && stage.key != facts.key) {
+    return fail(ErrorCode::kMismatch,
+                fmt::format("the route has another key for node {} than its own {}: correct the "
+                            "cluster file, and assign again",
+                            facts.name, facts.key));
+  }
+  return {};
+}
+
+Result<void> check_distinct(const std::vector<wire::StageSpec>& route, const NodeFacts& facts) {
   std::set<std::string_view> names;
+  std::set<std::string_view> stage_keys;
   std::set<std::string_view> addresses;
   for (const auto& stage : route) {
     if (stage.node.empty()) {
@@ -33,6 +69,11 @@ Result<void> check_distinct(const std::vector<wire::StageSpec>& route) {
       return fail(
           ErrorCode::kInvalidArgument,
           fmt::format("node {} has the address {} of another node", stage.node, stage.address));
+    }
+    DS4_TRY(check_key(stage, facts));
+    if (!stage.key.empty() && !stage_keys.insert(stage.key).second) {
+      return fail(ErrorCode::kInvalidArgument,
+                  fmt::format("node {} has the key of another node", stage.node));
     }
   }
   return {};
@@ -112,11 +153,6 @@ Result<void> check_address(std::string_view address) {
   return {};
 }
 
-bool is_loopback(std::string_view address) {
-  return address.starts_with("tcp://127.") || address.starts_with("tcp://localhost:") ||
-         address.starts_with("tcp://[::1]:");
-}
-
 Result<Assignment> check_prepare(const wire::PrepareRequest& request, const NodeFacts& facts) {
   if (request.you != facts.name) {
     return fail(
@@ -129,7 +165,7 @@ Result<Assignment> check_prepare(const wire::PrepareRequest& request, const Node
   if (request.route.empty()) return fail(ErrorCode::kInvalidArgument, "the route has no stages");
   DS4_ASSIGN(const std::uint32_t index, find_stage(request.route, facts.name));
   if (!request.fingerprint.empty()) DS4_TRY(check_fingerprint(request.fingerprint, facts));
-  DS4_TRY(check_distinct(request.route));
+  DS4_TRY(check_distinct(request.route, facts));
   DS4_TRY(check_contiguous(request.route, facts.block_count));
   return Assignment{request.epoch, facts.fingerprint, request.route, index};
 }
@@ -143,7 +179,7 @@ Result<void> check_restored(const Assignment& assignment, const NodeFacts& facts
 
 Ledger standalone_ledger(const NodeFacts& facts) {
   // Nobody ever connects to the only stage of a route, so any address will do.
-  const wire::StageSpec stage{facts.name, "tcp://localhost:1", "0:output"};
+  const wire::StageSpec stage{facts.name, "tcp://localhost:1", "0:output", facts.key};
   return {1, Assignment{1, facts.fingerprint, {stage}, 0}};
 }
 

@@ -29,11 +29,13 @@ struct NodeFacts {
   std::string model;  // path
   std::string fingerprint;
   std::uint32_t block_count = 0;
+  std::string key = {};  // this agent's public key; empty: it links without encryption
 };
 
 /// The whole route, from the request and this node's own facts alone: the node names itself, the
 /// model is the same file, the ranges go from layer 0 to the output head without gap or overlap,
-/// names and addresses are distinct and usable. An empty fingerprint becomes the node's own.
+/// names, addresses and keys are distinct and usable, and the node's own key is right. An empty
+/// fingerprint becomes the node's own.
 /// Errors: kMismatch, kInvalidArgument, kOutOfRange, kNotFound; each names node and range.
 Result<Assignment> check_prepare(const wire::PrepareRequest& request, const NodeFacts& facts);
 
@@ -45,9 +47,6 @@ LayerRange range_of(const Assignment& assignment, std::uint32_t block_count);
 
 /// "tcp://host:port", host not empty, port 1..65535.
 Result<void> check_address(std::string_view address);
-
-/// True if only programs of this machine can reach the address.
-bool is_loopback(std::string_view address);
 
 /// What a restart must not lose.
 struct Ledger {

@@ -36,7 +36,7 @@ Result<Ledger> decode_ledger(std::string_view text) {
         fmt::format("it has version {}, this ds4d knows version {}", version, kLedgerVersion));
   }
   fields.u64("highest_epoch", ledger.highest_epoch);
-  if (fields.has_object("assignment")) {
+  if (fields.has("assignment")) {
     std::uint64_t index = 0;
     Assignment& assignment = ledger.assignment.emplace();
     fields.object("assignment", [&](wire::Fields& inner) {

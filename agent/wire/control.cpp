@@ -16,8 +16,8 @@ template <typename... Visitors>
 Overloaded(Visitors...) -> Overloaded<Visitors...>;
 
 // In the order of Request::body's alternatives.
-constexpr std::array<std::string_view, 5> kRequestNames = {"status", "prepare", "commit", "abort",
-                                                           "release"};
+constexpr std::array<std::string_view, 8> kRequestNames = {
+    "status", "prepare", "commit", "abort", "release", "keys", "trust", "revoke"};
 
 ErrorCode error_code_from(std::string_view name) {
   for (int i = 0; i <= static_cast<int>(ErrorCode::kInternal); ++i) {
@@ -42,8 +42,16 @@ void read_body(Fields& fields, std::string_view name, Request& request) {
     fields.u64("epoch", request.body.emplace<AbortRequest>().epoch);
   } else if (name == "release") {
     request.body = ReleaseRequest{};
+  } else if (name == "keys") {
+    request.body = KeysRequest{};
+  } else if (name == "trust") {
+    auto& trust = request.body.emplace<TrustRequest>();
+    fields.name("name", trust.name);
+    fields.name("key", trust.key);
+  } else if (name == "revoke") {
+    fields.name("who", request.body.emplace<RevokeRequest>().who);
   } else {
-    fields.reject("request", "status, prepare, commit, abort or release");
+    fields.reject("request", "status, prepare, commit, abort, release, keys, trust or revoke");
   }
 }
 
@@ -63,6 +71,11 @@ std::string encode(const Request& request) {
                         },
                         [&](const CommitRequest& commit) { json["epoch"] = commit.epoch; },
                         [&](const AbortRequest& abort) { json["epoch"] = abort.epoch; },
+                        [&](const TrustRequest& trust) {
+                          json["name"] = trust.name;
+                          json["key"] = trust.key;
+                        },
+                        [&](const RevokeRequest& revoke) { json["who"] = revoke.who; },
                         [](const auto&) {}},
              request.body);
   return dump(json);
@@ -74,6 +87,12 @@ std::string encode(const Reply& reply) {
     json["error"] = {{"code", to_string(reply.error->code)}, {"message", reply.error->message}};
   }
   if (reply.status) json["status"] = to_json(*reply.status);
+  if (reply.keys) {
+    Json& keys = json["keys"] = Json::array();
+    for (const KnownKey& known : *reply.keys) {
+      keys.push_back({{"name", known.name}, {"key", known.key}, {"revoked", known.revoked}});
+    }
+  }
   return dump(json);
 }
 
@@ -107,8 +126,17 @@ Result<Reply> decode_reply(std::string_view text) {
       reply.error->code = error_code_from(code);
     });
   }
-  if (fields.has_object("status")) {
+  if (fields.has("status")) {
     fields.object("status", [&](Fields& inner) { read(inner, reply.status.emplace()); });
+  }
+  if (fields.has("keys")) {
+    auto& keys = reply.keys.emplace();
+    fields.array("keys", kMaxKnownKeys, [&](Fields& inner) {
+      KnownKey& known = keys.emplace_back();
+      inner.name("name", known.name);
+      inner.name("key", known.key);
+      inner.boolean("revoked", known.revoked);
+    });
   }
   if (error) return tl::unexpected<Error>(std::move(*error));
   return reply;

@@ -27,12 +27,14 @@ inline constexpr std::size_t kMaxControlBytes = 4u << 20;  // one JSON text
 inline constexpr std::size_t kMaxNameBytes = 128;          // a node's name, an address, a range
 inline constexpr std::size_t kMaxTextBytes = 4096;         // a path, a detail, an error's sentence
 inline constexpr std::size_t kMaxStages = 256;             // of a route
+inline constexpr std::size_t kMaxKnownKeys = 8192;         // of one reply
 
 /// One stage of a route, in order. `layers` is the text of a LayerRange ("0:2", "3:output").
 struct StageSpec {
   std::string node;
   std::string address;  // tcp://host:port of that node's agent
   std::string layers;
+  std::string key = {};  // the agent's public key, "node:..."; empty: links without encryption
   bool operator==(const StageSpec&) const = default;
 };
 
@@ -70,9 +72,31 @@ struct ReleaseRequest {
   bool operator==(const ReleaseRequest&) const = default;
 };
 
+/// Whom does this agent trust? Answered in Reply::keys.
+struct KeysRequest {
+  bool operator==(const KeysRequest&) const = default;
+};
+
+/// The owner of `key` ("operator:...") may command this agent from now on; a revoked "node:..." may
+/// be assigned again.
+struct TrustRequest {
+  std::string name;
+  std::string key;
+  bool operator==(const TrustRequest&) const = default;
+};
+
+/// Nothing of this key's owner is heard any more, on standing connections either. `who` is a key, or
+/// the name of a trusted operator or of a node of this agent's routes.
+struct RevokeRequest {
+  std::string who;
+  bool operator==(const RevokeRequest&) const = default;
+};
+
 struct Request {
   std::uint64_t id = 0;
-  std::variant<StatusRequest, PrepareRequest, CommitRequest, AbortRequest, ReleaseRequest> body;
+  std::variant<StatusRequest, PrepareRequest, CommitRequest, AbortRequest, ReleaseRequest,
+               KeysRequest, TrustRequest, RevokeRequest>
+      body;
   bool operator==(const Request&) const = default;
 };
 
@@ -167,11 +191,20 @@ struct NodeStatus {
 
 // ---- replies ---------------------------------------------------------------------------------
 
+/// One key that an agent knows.
+struct KnownKey {
+  std::string name;
+  std::string key;
+  bool revoked = false;
+  bool operator==(const KnownKey&) const = default;
+};
+
 /// `error` set: the request was refused. The node's status comes along either way where it can.
 struct Reply {
   std::uint64_t id = 0;
   std::optional<Error> error;
   std::optional<NodeStatus> status;
+  std::optional<std::vector<KnownKey>> keys = {};  // to KeysRequest, TrustRequest, RevokeRequest
 };
 
 /// JSON texts. Bytes that are not UTF-8 become U+FFFD, so encoding never fails.

@@ -113,7 +113,7 @@ void Fields::object(const char* key, const std::function<void(Fields&)>& read) {
   read(inner);
 }
 
-bool Fields::has_object(const char* key) const {
+bool Fields::has(const char* key) const {
   const auto found = object_.find(key);
   return found != object_.end() && !found->is_null();
 }

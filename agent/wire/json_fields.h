@@ -35,7 +35,7 @@ class Fields {
   /// break a log line nor drive a terminal.
   void text(const char* key, std::string& out);
   void object(const char* key, const std::function<void(Fields&)>& read);
-  bool has_object(const char* key) const;
+  bool has(const char* key) const;  // and is not null
   /// Every element is an object.
   void array(const char* key, std::size_t max, const std::function<void(Fields&)>& read);
   void reject(const char* key, const std::string& expected);

@@ -131,7 +131,10 @@ Json to_json(const CoverReport& cover) {
 Json to_json(const std::vector<StageSpec>& route) {
   Json stages = Json::array();
   for (const StageSpec& stage : route) {
-    stages.push_back({{"node", stage.node}, {"address", stage.address}, {"layers", stage.layers}});
+    stages.push_back({{"node", stage.node},
+                      {"address", stage.address},
+                      {"layers", stage.layers},
+                      {"key", stage.key}});
   }
   return stages;
 }
@@ -163,6 +166,7 @@ void read_route(Fields& fields, std::vector<StageSpec>& route) {
     inner.name("node", stage.node);
     inner.name("address", stage.address);
     inner.name("layers", stage.layers);
+    if (inner.has("key")) inner.name("key", stage.key);  // ledgers of earlier releases have none
   });
 }
 
@@ -177,7 +181,7 @@ void read(Fields& fields, NodeStatus& status) {
   fields.name("layers", status.layers);
   fields.u64("epoch", status.epoch);
   fields.u64("highest_epoch", status.highest_epoch);
-  if (fields.has_object("preparation")) {
+  if (fields.has("preparation")) {
     fields.object("preparation", [&](Fields& inner) { read(inner, status.preparation.emplace()); });
   }
   fields.object("cover", [&](Fields& inner) { read(inner, status.cover); });

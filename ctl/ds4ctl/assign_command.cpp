@@ -9,6 +9,7 @@
 
 #include "ctl/common/exit_codes.h"
 #include "ctl/common/terminal.h"
+#include "ctl/ds4ctl/access.h"
 #include "ctl/ds4ctl/assign_plan.h"
 #include "ctl/ds4ctl/commands.h"
 #include "ctl/ds4ctl/progress.h"
@@ -45,20 +46,22 @@ std::string route_text(const AssignPlan& plan) {
 }
 
 Result<int> assign(const Invocation& invocation, const std::vector<std::string>& words) {
-  DS4_ASSIGN(const Cluster cluster, load_cluster(invocation.cluster_file));
-  DS4_ASSIGN(const std::vector<Wish> wishes, read_wishes(cluster, words));
+  DS4_ASSIGN(const Access access, open_access(invocation));
+  DS4_ASSIGN(const std::vector<Wish> wishes, read_wishes(access.cluster, words));
   std::vector<Node> nodes;
   for (const Wish& wish : wishes) nodes.push_back(wish.node);
 
   const InterruptGuard guard;
-  DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport, connect_nodes(nodes));
+  DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport,
+             connect_nodes(nodes, access.identity));
   DS4_ASSIGN(const std::vector<wire::NodeStatus> statuses,
              all_or_error(query_statuses(*transport, nodes, invocation.answer_timeout())));
   DS4_ASSIGN(AssignPlan plan, plan_assignment(wishes, statuses));
   for (const std::string& note : plan.notes) fmt::print(stderr, "ds4ctl: note: {}\n", note);
 
   // The machine counts nodes in the order of the route; the connections stand as they were typed.
-  DS4_ASSIGN(const std::unique_ptr<ControlTransport> route_transport, connect_nodes(plan.nodes));
+  DS4_ASSIGN(const std::unique_ptr<ControlTransport> route_transport,
+             connect_nodes(plan.nodes, access.identity));
   AssignMachine machine(std::move(plan));
   ProgressDisplay display(is_terminal(STDERR_FILENO));
   DS4_TRY(drive_assignment(machine, *route_transport,

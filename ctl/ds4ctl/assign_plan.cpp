@@ -131,8 +131,9 @@ Result<AssignPlan> plan_assignment(std::span<const Wish> wishes,
     const auto index = static_cast<std::size_t>(place - owned.begin());
     const Node& node = wishes[index].node;
     const auto& preparation = statuses[index].preparation;
-    plan.route.push_back({stage.owner, node.address, stage.range.to_string()});
-    plan.nodes.push_back({stage.owner, node.address, node.unnamed});
+    plan.route.push_back({stage.owner, node.address, stage.range.to_string(),
+                          node.key ? keys::to_text(*node.key) : ""});
+    plan.nodes.push_back({stage.owner, node.address, node.unnamed, node.key});
     plan.stale.push_back(preparation ? preparation->epoch : 0);
   }
   for (const wire::NodeStatus& status : statuses) {

@@ -35,11 +35,53 @@ Result<void> check_name(std::string_view name) {
 
 Result<void> check_keys(const toml::table& table, const std::string& path) {
   for (const auto& [key, value] : table) {
-    if (key.str() == "nodes") continue;
+    if (key.str() == "nodes" || key.str() == "insecure") continue;
     return corrupt(path, key.source().begin.line,
-                   fmt::format("unknown key '{}'; only the table [nodes] belongs here", key.str()));
+                   fmt::format("unknown key '{}'; only the table [nodes] and the setting insecure "
+                               "belong here",
+                               key.str()));
   }
   return {};
+}
+
+Result<bool> read_insecure(const toml::table& table, const std::string& path) {
+  const toml::node* node = table.get("insecure");
+  if (node == nullptr) return false;
+  const auto value = node->value_exact<bool>();
+  if (!value) return corrupt(path, line_of(*node), "insecure must be true or false");
+  return *value;
+}
+
+/// `address = "...", key = "..."` of a node.
+Result<Node> read_node_table(const std::string& name, const toml::table& table,
+                             const std::string& path) {
+  Node node{name, {}};
+  for (const auto& [key, value] : table) {
+    const auto* text = value.as_string();
+    const std::uint32_t line = line_of(value);
+    if (key.str() != "address" && key.str() != "key") {
+      return corrupt(path, line,
+                     fmt::format("nodes.{}: unknown key '{}'; a node has an address and a key",
+                                 name, key.str()));
+    }
+    if (text == nullptr) {
+      return corrupt(path, line, fmt::format("nodes.{}.{} must be a string", name, key.str()));
+    }
+    if (key.str() == "address") {
+      node.address = text->get();
+      continue;
+    }
+    const auto parsed = keys::parse_public_key(text->get());
+    if (!parsed || parsed->role != keys::KeyRole::kNode) {
+      return corrupt(
+          path, line,
+          fmt::format("nodes.{}.key must be the node: key that `ds4ctl keys show` prints "
+                      "on that machine",
+                      name));
+    }
+    node.key = *parsed;
+  }
+  return node;
 }
 
 Result<Node> read_node(const toml::key& key, const toml::node& value, const std::string& path) {
@@ -48,15 +90,21 @@ Result<Node> read_node(const toml::key& key, const toml::node& value, const std:
     return corrupt(path, key.source().begin.line,
                    fmt::format("nodes.'{}': {}", name, named.error().message));
   }
-  const auto* address = value.as_string();
-  if (address == nullptr) {
+  Node node{name, {}};
+  if (const auto* address = value.as_string()) {
+    node.address = address->get();
+  } else if (const auto* table = value.as_table()) {
+    DS4_ASSIGN(node, read_node_table(name, *table, path));
+  } else {
     return corrupt(path, line_of(value),
-                   fmt::format("nodes.{} must be a string, \"tcp://host:port\"", name));
+                   fmt::format("nodes.{0} must be an address, \"tcp://host:port\", or {{ address = "
+                               "\"...\", key = \"node:...\" }}",
+                               name));
   }
-  if (auto valid = check_address(address->get()); !valid) {
+  if (auto valid = check_address(node.address); !valid) {
     return corrupt(path, line_of(value), fmt::format("nodes.{}: {}", name, valid.error().message));
   }
-  return Node{name, address->get()};
+  return node;
 }
 
 Result<Cluster> read_cluster(const toml::table& table, const std::string& path) {
@@ -81,6 +129,10 @@ Result<Cluster> read_cluster(const toml::table& table, const std::string& path) 
                        fmt::format("nodes {} and {} have the same address {}", other.name,
                                    node.name, node.address));
       }
+      if (node.key && other.key == node.key) {
+        return corrupt(path, std::max(line_of(value), where.line),
+                       fmt::format("nodes {} and {} have the same key", other.name, node.name));
+      }
     }
     found.emplace_back(key.source().begin, std::move(node));
   }
@@ -93,6 +145,7 @@ Result<Cluster> read_cluster(const toml::table& table, const std::string& path) 
   std::sort(found.begin(), found.end(),
             [](const auto& a, const auto& b) { return a.first < b.first; });
   Cluster cluster{{}, path};
+  DS4_ASSIGN(cluster.insecure, read_insecure(table, path));
   for (auto& [where, node] : found) cluster.nodes.push_back(std::move(node));
   return cluster;
 }

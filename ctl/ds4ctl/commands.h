@@ -16,6 +16,7 @@ namespace ds4::ctl {
 
 struct Invocation {
   std::string cluster_file;             // of --cluster; empty: the default
+  std::string state_dir;                // of --state-dir: where this machine's keys are
   double timeout_s = 3;                 // of --timeout: for one node's answer
   std::function<Result<int>()> action;  // the exit code, or the error to report
 
@@ -29,5 +30,6 @@ void add_status_command(CLI::App& app, Invocation& invocation);
 void add_cover_command(CLI::App& app, Invocation& invocation);
 void add_run_command(CLI::App& app, Invocation& invocation);
 void add_release_command(CLI::App& app, Invocation& invocation);
+void add_keys_command(CLI::App& app, Invocation& invocation);
 
 }  // namespace ds4::ctl

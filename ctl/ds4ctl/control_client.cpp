@@ -23,6 +23,16 @@ Error no_answer(const Node& node, std::chrono::milliseconds timeout) {
                       node.name, node.address, std::chrono::duration<double>(timeout).count())};
 }
 
+Error refused(const Node& node) {
+  return {
+      ErrorCode::kPermission,
+      fmt::format("the agent at {} does not let this ds4ctl in: either it does not trust this "
+                  "machine's operator key (`ds4ctl keys show` here prints it; `ds4ctl keys trust "
+                  "NAME KEY` there trusts it), or it is not node {} of the cluster file (`ds4ctl "
+                  "keys show` there prints its key), or its ds4d.toml says insecure = true",
+                  node.address, node.name)};
+}
+
 }  // namespace
 
 std::vector<Result<wire::Reply>> ask_all(ControlTransport& transport, std::span<const Node> nodes,
@@ -59,9 +69,12 @@ std::vector<Result<wire::Reply>> ask_all(ControlTransport& transport, std::span<
       }
     }
   }
-  if (InterruptGuard::interrupted()) {
-    for (std::size_t i = 0; i < nodes.size(); ++i) {
-      if (awaited[i] != 0) replies[i] = fail(ErrorCode::kCancelled, "interrupted");
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (awaited[i] == 0) continue;
+    if (InterruptGuard::interrupted()) {
+      replies[i] = fail(ErrorCode::kCancelled, "interrupted");
+    } else if (transport.keys_refused(i)) {
+      replies[i] = tl::unexpected<Error>(refused(nodes[i]));
     }
   }
   return replies;

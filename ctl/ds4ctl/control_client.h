@@ -2,10 +2,12 @@
 // Talking to agents: requests out, replies in, to and from any number of nodes at once.
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "agent/keys/key.h"
 #include "agent/wire/control.h"
 #include "ctl/ds4ctl/cluster.h"
 #include "engine/base/result.h"
@@ -28,11 +30,16 @@ class ControlTransport {
   /// What has come in, waiting up to `timeout` for the first; returns early (and empty) on a
   /// signal.
   virtual std::vector<Incoming> receive(std::chrono::milliseconds timeout) = 0;
+  /// True if the node at that address was reached, but the two sides did not accept each other's
+  /// keys.
+  virtual bool keys_refused(std::size_t node) const = 0;
 };
 
-/// One ZeroMQ DEALER per node. Does not wait for anybody to answer. Errors: kResourceExhausted and
-/// the like from ZeroMQ, naming the node.
-Result<std::unique_ptr<ControlTransport>> connect_nodes(std::span<const Node> nodes);
+/// One ZeroMQ DEALER per node. Does not wait for anybody to answer. `identity` is this operator's
+/// key; none: plain text, as insecure agents have it. Errors: kResourceExhausted and the like from
+/// ZeroMQ, naming the node.
+Result<std::unique_ptr<ControlTransport>> connect_nodes(
+    std::span<const Node> nodes, const std::optional<keys::KeyPair>& identity);
 
 /// Sends one request to every node and collects the replies; a refusal is the node's error. Errors
 /// per node: kTimeout with a sentence that says how to find out more, kCancelled after Ctrl-C, what

@@ -18,6 +18,10 @@ int main(int argc, char** argv) {
                  "File that names the nodes ([nodes] name = \"tcp://host:port\"); default "
                  "/etc/ds4d/cluster.toml, or without it one agent on this machine")
       ->type_name("FILE");
+  app.add_option("--state-dir", invocation.state_dir,
+                 "State directory of this machine's agent, where the keys are; default "
+                 "/var/lib/ds4d")
+      ->type_name("DIR");
   app.add_option("--timeout", invocation.timeout_s,
                  "How long to wait for a node's answer; default 3")
       ->check(CLI::Range(0.1, 3600.0))
@@ -28,5 +32,6 @@ int main(int argc, char** argv) {
   ds4::ctl::add_cover_command(app, invocation);
   ds4::ctl::add_run_command(app, invocation);
   ds4::ctl::add_release_command(app, invocation);
+  ds4::ctl::add_keys_command(app, invocation);
   return ds4::ctl::parse_and_run(app, "ds4ctl", argc, argv, [&] { return invocation.action(); });
 }

@@ -6,6 +6,7 @@
 #include "ctl/common/bytes_text.h"
 #include "ctl/common/exit_codes.h"
 #include "ctl/common/terminal.h"
+#include "ctl/ds4ctl/access.h"
 #include "ctl/ds4ctl/commands.h"
 #include "ctl/ds4ctl/control_client.h"
 
@@ -23,11 +24,11 @@ std::string route_mates(const wire::NodeStatus& status) {
 }
 
 Result<int> release(const Invocation& invocation, const std::string& name) {
-  DS4_ASSIGN(const Cluster cluster, load_cluster(invocation.cluster_file));
-  DS4_ASSIGN(const Node node, cluster.find(name));
+  DS4_ASSIGN(const Access access, open_access(invocation));
+  DS4_ASSIGN(const Node node, access.cluster.find(name));
   const std::span<const Node> nodes(&node, 1);
   const InterruptGuard guard;
-  DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport, connect_nodes(nodes));
+  DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport, connect_nodes(nodes, access.identity));
   DS4_ASSIGN(const wire::NodeStatus before,
              std::move(query_statuses(*transport, nodes, invocation.answer_timeout()).front()));
   // Giving back tens of gigabytes may take the kernel a while.

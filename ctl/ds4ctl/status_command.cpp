@@ -8,6 +8,7 @@
 
 #include "ctl/common/exit_codes.h"
 #include "ctl/common/terminal.h"
+#include "ctl/ds4ctl/access.h"
 #include "ctl/ds4ctl/commands.h"
 #include "ctl/ds4ctl/control_client.h"
 #include "ctl/ds4ctl/status_table.h"
@@ -56,9 +57,11 @@ Result<int> watch(ControlTransport& transport, const Cluster& cluster,
 
 Result<int> status(const Invocation& invocation, const StatusOptions& options) {
   const std::chrono::milliseconds timeout = invocation.answer_timeout();
-  DS4_ASSIGN(const Cluster cluster, load_cluster(invocation.cluster_file));
+  DS4_ASSIGN(const Access access, open_access(invocation));
+  const Cluster& cluster = access.cluster;
   const InterruptGuard guard;
-  DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport, connect_nodes(cluster.nodes));
+  DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport,
+             connect_nodes(cluster.nodes, access.identity));
   if (options.watch) return watch(*transport, cluster, timeout, options.json);
   const std::vector<NodeView> views = look(*transport, cluster, timeout);
   if (InterruptGuard::interrupted()) return kExitInterrupted;

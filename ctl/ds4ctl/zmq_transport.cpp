@@ -1,6 +1,7 @@
 // ControlTransport over ZeroMQ; the only file of ctl that knows it.
 #include <fmt/format.h>
 
+#include <cstring>
 #include <optional>
 #include <zmq.hpp>
 
@@ -21,9 +22,49 @@ Result<wire::Reply> decode(const std::vector<zmq::message_t>& parts) {
   return wire::decode_reply(parts[1].to_string_view());
 }
 
+zmq::const_buffer buffer_of(const keys::KeyBytes& key) {
+  return zmq::buffer(key.data(), key.size());
+}
+
+/// What the library tells of one socket's handshakes.
+class HandshakeWatch {
+ public:
+  HandshakeWatch(zmq::context_t& context, zmq::socket_t& socket, std::size_t number)
+      : events_(context, zmq::socket_type::pair) {
+    const std::string place = fmt::format("inproc://handshakes-{}", number);
+    constexpr int kEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+                            ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+    if (zmq_socket_monitor(socket.handle(), place.c_str(), kEvents) != 0) throw zmq::error_t();
+    events_.set(zmq::sockopt::linger, 0);
+    events_.connect(place);
+  }
+
+  /// Whether the last handshake so far failed.
+  bool failed() {
+    zmq::message_t event;
+    while (events_.recv(event, zmq::recv_flags::dontwait)) {
+      std::uint16_t number = 0;
+      if (event.size() >= sizeof(number)) std::memcpy(&number, event.data(), sizeof(number));
+      failed_ = number != ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+      zmq::message_t address;
+      (void)events_.recv(address);
+    }
+    return failed_;
+  }
+
+ private:
+  zmq::socket_t events_;
+  bool failed_ = false;
+};
+
 class ZmqTransport : public ControlTransport {
  public:
+  explicit ZmqTransport(const std::optional<keys::KeyPair>& identity) : identity_(identity) {}
+
   Result<void> connect(const Node& node) {
+    if (identity_ && !node.key) {
+      return fail(ErrorCode::kInvalidArgument, fmt::format("node {} has no key", node.name));
+    }
     try {
       zmq::socket_t socket(context_, zmq::socket_type::dealer);
       socket.set(zmq::sockopt::linger, 500);  // an abort just sent shall still leave
@@ -31,6 +72,12 @@ class ZmqTransport : public ControlTransport {
       socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(wire::kMaxControlBytes));
       socket.set(zmq::sockopt::reconnect_ivl, 200);
       socket.set(zmq::sockopt::reconnect_ivl_max, 2000);
+      if (identity_) {
+        socket.set(zmq::sockopt::curve_serverkey, buffer_of(node.key->bytes));
+        socket.set(zmq::sockopt::curve_publickey, buffer_of(identity_->public_key.bytes));
+        socket.set(zmq::sockopt::curve_secretkey, buffer_of(identity_->secret));
+      }
+      watches_.emplace_back(context_, socket, watches_.size());
       socket.connect(node.address);
       sockets_.push_back(std::move(socket));
     } catch (const zmq::error_t& error) {
@@ -68,6 +115,14 @@ class ZmqTransport : public ControlTransport {
     return incoming;
   }
 
+  bool keys_refused(std::size_t node) const override {
+    try {
+      return watches_[node].failed();
+    } catch (const zmq::error_t&) {
+      return false;
+    }
+  }
+
  private:
   static std::optional<std::vector<zmq::message_t>> receive_parts(zmq::socket_t& socket) {
     std::vector<zmq::message_t> parts(1);
@@ -80,14 +135,17 @@ class ZmqTransport : public ControlTransport {
     return parts;
   }
 
+  const std::optional<keys::KeyPair> identity_;
   zmq::context_t context_{1};
+  mutable std::vector<HandshakeWatch> watches_;
   std::vector<zmq::socket_t> sockets_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<ControlTransport>> connect_nodes(std::span<const Node> nodes) {
-  auto transport = std::make_unique<ZmqTransport>();
+Result<std::unique_ptr<ControlTransport>> connect_nodes(
+    std::span<const Node> nodes, const std::optional<keys::KeyPair>& identity) {
+  auto transport = std::make_unique<ZmqTransport>(identity);
   for (const Node& node : nodes) DS4_TRY(transport->connect(node));
   return transport;
 }

@@ -14,7 +14,9 @@
 #include <thread>
 #include <zmq.hpp>
 
+#include "agent/keys/key_files.h"
 #include "agent/wire/message_kind.h"
+#include "tests/agent/prove.h"
 
 namespace ds4::test {
 namespace {
@@ -54,6 +56,14 @@ int exit_code_of(int status) {
 
 }  // namespace
 
+void prove(zmq::socket_t& socket, const keys::KeyPair& who, const std::string& server) {
+  const auto key = keys::parse_public_key(server).value();
+  socket.set(zmq::sockopt::curve_serverkey, zmq::buffer(key.bytes.data(), key.bytes.size()));
+  socket.set(zmq::sockopt::curve_publickey,
+             zmq::buffer(who.public_key.bytes.data(), who.public_key.bytes.size()));
+  socket.set(zmq::sockopt::curve_secretkey, zmq::buffer(who.secret.data(), who.secret.size()));
+}
+
 std::string tiny_q4_model() {
   return DS4_SOURCE_DIR "/packaging/models/tiny-v4-q4.gguf";
 }
@@ -83,7 +93,8 @@ bool eventually(const std::function<bool()>& condition) {
 }
 
 AgentProcess::AgentProcess(AgentSpec spec) : spec_(std::move(spec)) {
-  std::ofstream(config_path()) << "name = \"" << spec_.name << "\"\nmodel = \"" << spec_.model
+  std::ofstream(config_path()) << (spec_.insecure ? "insecure = true\n" : "") << "name = \""
+                               << spec_.name << "\"\nmodel = \"" << spec_.model
                                << "\"\nstate_dir = \"" << state_dir().string()
                                << "\"\n[client]\nsocket = \"" << socket_path() << "\"\n"
                                << spec_.toml;
@@ -151,13 +162,35 @@ int AgentProcess::stop() {
   return wait_end();
 }
 
+std::string AgentProcess::node_key() const {
+  if (spec_.insecure) return {};
+  const auto card = keys::load_card(state_dir());
+  if (!card || !card->key) {
+    ADD_FAILURE() << "node " << name() << " has no key";
+    return {};
+  }
+  return keys::to_text(*card->key);
+}
+
+keys::KeyPair AgentProcess::operator_key() const {
+  auto pair = keys::load_key(state_dir(), keys::KeyRole::kOperator);
+  if (pair) return *pair;
+  ADD_FAILURE() << pair.error().message;
+  return {};
+}
+
 std::optional<wire::Reply> AgentProcess::ask(wire::Request request) const {
+  return ask_as(spec_.insecure ? keys::KeyPair{} : operator_key(), std::move(request));
+}
+
+std::optional<wire::Reply> AgentProcess::ask_as(const keys::KeyPair& who, wire::Request request,
+                                                std::chrono::milliseconds patience) const {
   request.id = 77;
   zmq::context_t context{1};
   zmq::socket_t socket{context, zmq::socket_type::dealer};
   socket.set(zmq::sockopt::linger, 0);
-  socket.set(zmq::sockopt::rcvtimeo,
-             static_cast<int>(std::chrono::milliseconds(kPatience).count()));
+  socket.set(zmq::sockopt::rcvtimeo, static_cast<int>(patience.count()));
+  if (!spec_.insecure) prove(socket, who, node_key());
   socket.connect(address_);
   socket.send(zmq::buffer(wire::encode_kind(wire::MessageKind::kControl)),
               zmq::send_flags::sndmore);
@@ -190,7 +223,7 @@ std::vector<wire::StageSpec> route_of(
     const std::vector<std::pair<const AgentProcess*, std::string>>& layers) {
   std::vector<wire::StageSpec> route;
   for (const auto& [agent, range] : layers) {
-    route.push_back({agent->name(), agent->address(), range});
+    route.push_back({agent->name(), agent->address(), range, agent->node_key()});
   }
   return route;
 }

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/keys/key.h"
 #include "agent/wire/control.h"
 #include "engine/base/unique_fd.h"
 
@@ -45,6 +46,7 @@ struct AgentSpec {
   /// More lines of ds4d.toml: whole tables, e.g. "[engine]\ngraph = \"plain\"\n".
   std::string toml = "[engine]\nthreads = 1\n";
   std::map<std::string, std::string> environment = {};
+  bool insecure = false;
 };
 
 /// One ds4d; killed and waited for at the end, if it has not ended before.
@@ -64,6 +66,13 @@ class AgentProcess {
   std::filesystem::path state_dir() const { return directory_.path() / "state"; }
   std::filesystem::path config_path() const { return directory_.path() / "ds4d.toml"; }
   pid_t pid() const { return pid_; }
+  /// Its public key ("node:..."); empty if it is insecure.
+  std::string node_key() const;
+  /// Of its machine's operator, who may command it.
+  keys::KeyPair operator_key() const;
+  /// A request to it with another key than its operator's.
+  std::optional<wire::Reply> ask_as(const keys::KeyPair& who, wire::Request request,
+                                    std::chrono::milliseconds patience = kPatience) const;
   /// Everything it has written to stderr, over all its starts.
   std::string log() const;
 

@@ -39,7 +39,10 @@ TEST(Cluster, RefusesUnknownKeysByNameAndLine) {
 TEST(Cluster, RefusesIllTypedNodesByNameAndLine) {
   EXPECT_THAT(refusal("[nodes]\na = \"tcp://h:1\"\nb = 7\n"),
               StartsWith("cluster.toml:3: nodes.b"));
-  EXPECT_THAT(refusal("[nodes]\nb = { address = \"tcp://h:1\" }\n"), HasSubstr("nodes.b"));
+  EXPECT_THAT(refusal("[nodes]\nb = { key = 3 }\n"), HasSubstr("nodes.b.key"));
+  EXPECT_THAT(refusal("[nodes]\nb = { adress = \"tcp://h:1\" }\n"), HasSubstr("'adress'"));
+  EXPECT_THAT(refusal("[nodes]\nb = {}\n"), HasSubstr("nodes.b"));
+  EXPECT_THAT(refusal("insecure = 1\n[nodes]\nb = \"tcp://h:1\"\n"), HasSubstr("insecure"));
   EXPECT_THAT(refusal("nodes = 3\n"), HasSubstr("[nodes]"));
 }
 
@@ -105,6 +108,26 @@ TEST(Cluster, WithoutAFileThereIsOneAgentOnThisMachine) {
   ASSERT_TRUE(cluster.has_value()) << cluster.error().message;
   ASSERT_EQ(cluster->nodes.size(), 1u);
   EXPECT_EQ(cluster->nodes[0], (Node{kLocalNodeName, kLocalNodeAddress, true}));
+}
+
+TEST(Cluster, NodesHaveKeysAndNoTwoTheSame) {
+  const std::string key = "node:" + std::string(64, 'a');
+  const std::string b = "b = { address = \"tcp://h:2\", key = \"" + key + "\" }\n";
+  const auto cluster = parse_cluster("[nodes]\na = \"tcp://h:1\"\n" + b, "cluster.toml");
+  ASSERT_TRUE(cluster) << cluster.error().message;
+  EXPECT_FALSE(cluster->nodes[0].key);
+  EXPECT_EQ(keys::to_text(*cluster->nodes[1].key), key);
+  EXPECT_THAT(refusal("[nodes]\n" + b + "c = { address = \"tcp://h:3\", key = \"" + key + "\" }\n"),
+              HasSubstr("same key"));
+  EXPECT_THAT(refusal("[nodes]\nb = { address = \"tcp://h:2\", key = \"operator:" +
+                      std::string(64, 'a') + "\" }\n"),
+              HasSubstr("must be the node: key"));
+}
+
+TEST(Cluster, InsecureIsAWordOfTheWholeFile) {
+  const auto cluster = parse_cluster("insecure = true\n[nodes]\na = \"tcp://h:1\"\n", "c.toml");
+  ASSERT_TRUE(cluster) << cluster.error().message;
+  EXPECT_TRUE(cluster->insecure);
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ using Json = nlohmann::json;
 class TwoAgents {
  public:
   TwoAgents() {
-    cluster = temp_file("cluster.toml", "[nodes]\nalpha = \"" + sockets_[0].address +
+    cluster = temp_file("cluster.toml", "insecure = true\n[nodes]\nalpha = \"" + sockets_[0].address +
                                             "\"\nbeta = \"" + sockets_[1].address + "\"\n");
   }
   FakeAgent& operator[](std::size_t i) { return fakes_.agents[i]; }
@@ -59,7 +59,7 @@ Finished ds4ctl(const std::vector<std::string>& arguments) {
 }
 
 std::string dead_cluster() {
-  return temp_file("dead.toml", "[nodes]\ngamma = \"tcp://127.0.0.1:1\"\n");
+  return temp_file("dead.toml", "insecure = true\n[nodes]\ngamma = \"tcp://127.0.0.1:1\"\n");
 }
 
 const std::string kModel = source_path("packaging/models/tiny-v4-q4.gguf");

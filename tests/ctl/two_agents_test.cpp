@@ -20,12 +20,17 @@ using testing::HasSubstr;
 class TwoAgentsByCommand : public testing::Test {
  protected:
   void SetUp() override {
+    // What an administrator does on b, so that a's operator may command it.
+    const auto trusted =
+        b_.ask({.body = wire::TrustRequest{"a", keys::to_text(a_.operator_key().public_key)}});
+    ASSERT_TRUE(trusted && !trusted->error);
     const Finished finished = ds4ctl({"assign", "a=0:2", "b=3:output"});
     ASSERT_EQ(finished.exit_code, 0) << finished.err;
   }
 
   Finished ds4ctl(std::vector<std::string> arguments) const {
-    arguments.insert(arguments.begin(), {"--cluster", cluster_});
+    arguments.insert(arguments.begin(),
+                     {"--cluster", cluster_, "--state-dir", a_.state_dir().string()});
     return run_program("ds4ctl", arguments);
   }
   static Finished ask(const AgentProcess& agent, std::vector<std::string> arguments) {
@@ -39,8 +44,9 @@ class TwoAgentsByCommand : public testing::Test {
 
   AgentProcess a_{{.name = "a"}};
   AgentProcess b_{{.name = "b"}};
-  std::string cluster_ = temp_file(
-      "two_agents.toml", "[nodes]\na = \"" + a_.address() + "\"\nb = \"" + b_.address() + "\"\n");
+  std::string cluster_ =
+      temp_file("two_agents.toml", "[nodes]\na = \"" + a_.address() + "\"\nb = { address = \"" +
+                                       b_.address() + "\", key = \"" + b_.node_key() + "\" }\n");
 };
 
 TEST_F(TwoAgentsByCommand, AnswerWhatTheModelWasTaught) {

@@ -26,7 +26,7 @@ TEST(ControlClient, CollectsTheStatusOfEveryNode) {
   RouterAgent a([](const auto& r) { return Messages{message_of(status_reply(r, "a"))}; });
   RouterAgent b([](const auto& r) { return Messages{message_of(status_reply(r, "b"))}; });
   const std::vector<Node> nodes = {{"a", a.address}, {"b", b.address}};
-  const auto transport = connect_nodes(nodes).value();
+  const auto transport = connect_nodes(nodes, std::nullopt).value();
   for (int round = 0; round < 3; ++round) {
     const auto statuses = query_statuses(*transport, nodes, kPatience);
     ASSERT_EQ(statuses.size(), 2u);
@@ -39,7 +39,7 @@ TEST(ControlClient, CollectsTheStatusOfEveryNode) {
 TEST(ControlClient, SaysWhichNodeIsDownAndWhatToDo) {
   RouterAgent a([](const auto& r) { return Messages{message_of(status_reply(r, "a"))}; });
   const std::vector<Node> nodes = {{"a", a.address}, {"b", "tcp://127.0.0.1:1"}};
-  const auto transport = connect_nodes(nodes).value();
+  const auto transport = connect_nodes(nodes, std::nullopt).value();
   // Long enough for a, which is there; b never answers.
   const auto statuses = query_statuses(*transport, nodes, std::chrono::seconds(2));
   EXPECT_TRUE(statuses[0].has_value());
@@ -56,7 +56,7 @@ TEST(ControlClient, TakesALateReplyForNobodyElses) {
     return Messages{message_of(late), message_of(status_reply(request, "a"))};
   });
   const std::vector<Node> nodes = {{"a", a.address}};
-  const auto statuses = query_statuses(*connect_nodes(nodes).value(), nodes, kPatience);
+  const auto statuses = query_statuses(*connect_nodes(nodes, std::nullopt).value(), nodes, kPatience);
   ASSERT_TRUE(statuses[0].has_value());
   EXPECT_EQ(statuses[0]->name, "a");
 }
@@ -70,7 +70,7 @@ TEST(ControlClient, PassesOnARefusalWithTheNodesName) {
   });
   const std::vector<Node> nodes = {{"a", a.address}};
   const auto replies =
-      ask_all(*connect_nodes(nodes).value(), nodes, wire::ReleaseRequest{}, kPatience);
+      ask_all(*connect_nodes(nodes, std::nullopt).value(), nodes, wire::ReleaseRequest{}, kPatience);
   ASSERT_FALSE(replies[0].has_value());
   EXPECT_EQ(replies[0].error().code, ErrorCode::kPermission);
   EXPECT_EQ(replies[0].error().message, "node a refused: not by you");
@@ -86,7 +86,7 @@ TEST(ControlClient, RefusesAnotherProtocolVersionAndGarbage) {
   for (const Parts& parts : hostile) {
     RouterAgent a([&](const auto&) { return Messages{parts}; });
     const std::vector<Node> nodes = {{"a", a.address}};
-    const auto statuses = query_statuses(*connect_nodes(nodes).value(), nodes, kPatience);
+    const auto statuses = query_statuses(*connect_nodes(nodes, std::nullopt).value(), nodes, kPatience);
     ASSERT_FALSE(statuses[0].has_value());
     EXPECT_NE(statuses[0].error().code, ErrorCode::kTimeout);
     EXPECT_THAT(statuses[0].error().message, HasSubstr("node a"));
@@ -95,7 +95,7 @@ TEST(ControlClient, RefusesAnotherProtocolVersionAndGarbage) {
 
 TEST(ControlClient, SendingToNobodyNeverBlocks) {
   const std::vector<Node> nodes = {{"b", "tcp://127.0.0.1:1"}};
-  const auto transport = connect_nodes(nodes).value();
+  const auto transport = connect_nodes(nodes, std::nullopt).value();
   for (std::uint64_t id = 1; id < 5000; ++id) transport->send(0, {id, wire::StatusRequest{}});
   EXPECT_TRUE(transport->receive(kShort).empty());
 }

@@ -186,6 +186,7 @@ TEST(Start, ADamagedLedgerIsNotForgotten) {
 
 // ---- strangers -------------------------------------------------------------------------------
 
+/// Whom only insecure = true lets in, so that what he says is looked at.
 class Stranger : public ::testing::Test {
  protected:
   Stranger() {
@@ -207,7 +208,7 @@ class Stranger : public ::testing::Test {
     if (!socket.recv(kind) || !socket.recv(body)) return "silence";
     return body.to_string();
   }
-  AgentProcess agent{{.name = "a"}};
+  AgentProcess agent{{.name = "a", .insecure = true}};
   zmq::context_t context{1};
   zmq::socket_t socket{context, zmq::socket_type::dealer};
 };

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <optional>
 #include <zmq.hpp>
 
 namespace ds4::agent {
@@ -16,11 +18,17 @@ constexpr std::uint64_t kFloatsPerRow = 8;
 struct Taken {
   std::string sender;
   wire::MessageKind kind{};
+  std::optional<std::uint32_t> stage;
+  bool may_command = false;
   std::vector<std::vector<std::byte>> parts;
 };
 
-std::unique_ptr<Links> bind() {
-  auto links = Links::bind({.address = "tcp://127.0.0.1:*"});
+const keys::Gate kNobody;
+
+/// Without keys, unless one is given.
+std::unique_ptr<Links> bind(const std::optional<keys::KeyPair>& key = {},
+                            const keys::Gate& gate = kNobody) {
+  auto links = Links::bind({.address = "tcp://127.0.0.1:*", .key = key}, gate);
   EXPECT_TRUE(links) << links.error().message;
   return std::move(*links);
 }
@@ -35,23 +43,48 @@ Taken take(Links& links) {
       got = true;
       taken.sender = message.sender;
       taken.kind = message.kind;
+      taken.stage = message.stage;
+      taken.may_command = message.may_command;
       for (const auto part : message.parts) taken.parts.emplace_back(part.begin(), part.end());
     });
   }
   return taken;
 }
 
-/// Two agents of one route.
+keys::KeyPair key_pair(keys::KeyRole role = keys::KeyRole::kNode) {
+  return keys::make_key_pair(role).value();
+}
+
+/// Two agents of one route, and their keys.
 class TwoNodes : public ::testing::Test {
  protected:
   TwoNodes() {
-    const std::vector<wire::StageSpec> route = {{"a", a->address(), "0:2"},
-                                                {"b", b->address(), "3:output"}};
+    gate_a.set_peers({key_b.public_key.bytes});
+    gate_b.set_peers({key_a.public_key.bytes});
     EXPECT_TRUE(a->connect(route, 0));
     EXPECT_TRUE(b->connect(route, 1));
   }
-  std::unique_ptr<Links> a = bind();
-  std::unique_ptr<Links> b = bind();
+  /// What b makes of everything that comes within the time.
+  std::size_t heard_by_b(std::chrono::milliseconds time) const {
+    std::size_t heard = 0;
+    const auto end = std::chrono::steady_clock::now() + time;
+    while (std::chrono::steady_clock::now() < end) {
+      b->wait({}, 10ms);
+      b->receive([&](const Incoming&) { ++heard; });
+    }
+    return heard;
+  }
+
+  const keys::KeyPair key_a = key_pair();
+  const keys::KeyPair key_b = key_pair();
+  const keys::KeyPair operator_b = key_pair(keys::KeyRole::kOperator);
+  keys::Gate gate_a;
+  keys::Gate gate_b{operator_b.public_key, {}};
+  std::unique_ptr<Links> a = bind(key_a, gate_a);
+  std::unique_ptr<Links> b = bind(key_b, gate_b);
+  const std::vector<wire::StageSpec> route = {
+      {"a", a->address(), "0:2", keys::to_text(key_a.public_key)},
+      {"b", b->address(), "3:output", keys::to_text(key_b.public_key)}};
 };
 
 TEST_F(TwoNodes, WorkCarriesItsStreams) {
@@ -129,7 +162,7 @@ TEST(Links, AFullQueueIsUnreachableAndDoesNotBlock) {
 
 TEST(Links, AnAddressInUseIsOneClearSentence) {
   auto first = bind();
-  const auto second = Links::bind({.address = first->address()});
+  const auto second = Links::bind({.address = first->address()}, kNobody);
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, ErrorCode::kUnavailable);
   EXPECT_THAT(second.error().message, HasSubstr(first->address()));
@@ -137,10 +170,138 @@ TEST(Links, AnAddressInUseIsOneClearSentence) {
 }
 
 TEST(Links, ForeignAndMalformedAddressesAreRefused) {
-  EXPECT_FALSE(Links::bind({.address = "tcp://203.0.113.1:7341"}));
-  EXPECT_FALSE(Links::bind({.address = "tcp://nonsense"}));
-  EXPECT_FALSE(Links::bind({.address = "smoke://signals"}));
+  EXPECT_FALSE(Links::bind({.address = "tcp://203.0.113.1:7341"}, kNobody));
+  EXPECT_FALSE(Links::bind({.address = "tcp://nonsense"}, kNobody));
+  EXPECT_FALSE(Links::bind({.address = "smoke://signals"}, kNobody));
 }
+
+// ---- keys ------------------------------------------------------------------------------------
+
+TEST_F(TwoNodes, EveryFrameSaysWhichStageItIsProvenToComeFrom) {
+  ASSERT_TRUE(a->send(1, wire::CloseFrame{1, {9}}));
+  const Taken taken = take(*b);
+  EXPECT_EQ(taken.stage, 0U);
+  EXPECT_FALSE(taken.may_command);
+}
+
+TEST_F(TwoNodes, ARevokedKeyIsCutOffOnTheStandingConnection) {
+  ASSERT_TRUE(a->send(1, wire::CloseFrame{1, {1}}));
+  take(*b);
+  keys::TrustList list;
+  ASSERT_TRUE(list.revoke("a", key_a.public_key));
+  gate_b.set_list(list);
+  const std::uint64_t before = b->dropped();
+  ASSERT_TRUE(a->send(1, wire::CloseFrame{1, {2}}));
+  while (b->dropped() == before) EXPECT_EQ(heard_by_b(10ms), 0U);
+  // And is heard again once it is forgiven.
+  gate_b.set_list({});
+  ASSERT_TRUE(a->send(1, wire::CloseFrame{1, {3}}));
+  EXPECT_EQ(wire::decode_close(take(*b).parts[0])->sessions, std::vector<std::uint64_t>{3});
+}
+
+TEST_F(TwoNodes, ARevokedStageGetsNoLink) {
+  keys::TrustList list;
+  ASSERT_TRUE(list.revoke("b", key_b.public_key));
+  gate_a.set_list(list);
+  ASSERT_TRUE(a->connect(route, 0));
+  EXPECT_FALSE(a->send(1, wire::CloseFrame{1, {9}}));
+}
+
+TEST_F(TwoNodes, SomebodyElseAtAStagesAddressLearnsNothing) {
+  // The route says another key than the one that b has: a's frames do not reach it.
+  std::vector<wire::StageSpec> other = route;
+  const keys::PublicKey expected = key_pair().public_key;
+  other[1].key = keys::to_text(expected);
+  gate_a.set_peers({expected.bytes});
+  ASSERT_TRUE(a->connect(other, 0));
+  ASSERT_TRUE(a->send(1, wire::CloseFrame{1, {9}}));  // queued
+  EXPECT_EQ(heard_by_b(500ms), 0U);
+}
+
+/// Somebody with a key of his own, or none, who knows the agent's.
+class WithKey : public TwoNodes {
+ protected:
+  zmq::socket_t dial(const std::optional<keys::KeyPair>& key) {
+    zmq::socket_t socket(context, zmq::socket_type::dealer);
+    socket.set(zmq::sockopt::linger, 0);
+    if (key) {
+      const auto set = [&](auto option, const keys::KeyBytes& bytes) {
+        socket.set(option, zmq::buffer(bytes.data(), bytes.size()));
+      };
+      set(zmq::sockopt::curve_serverkey, key_b.public_key.bytes);
+      set(zmq::sockopt::curve_publickey, key->public_key.bytes);
+      set(zmq::sockopt::curve_secretkey, key->secret);
+    }
+    socket.connect(b->address());
+    return socket;
+  }
+  static void say(zmq::socket_t& socket, wire::MessageKind kind, const std::string& body) {
+    socket.send(zmq::buffer(wire::encode_kind(kind)), zmq::send_flags::sndmore);
+    socket.send(zmq::buffer(body), zmq::send_flags::none);
+  }
+  static void say_everything(zmq::socket_t& socket) {
+    using enum wire::MessageKind;
+    for (const auto kind : {kControl, kWork, kToken, kClose, kError, kPing}) {
+      say(socket, kind, "{}");
+    }
+  }
+  zmq::context_t context{1};
+};
+
+TEST_F(WithKey, AStrangersMessagesOfEveryKindAreNotEvenReceived) {
+  zmq::socket_t unknown = dial(key_pair());
+  zmq::socket_t unknown_operator = dial(key_pair(keys::KeyRole::kOperator));
+  zmq::socket_t plain = dial(std::nullopt);
+  for (zmq::socket_t* socket : {&unknown, &unknown_operator, &plain}) say_everything(*socket);
+  EXPECT_EQ(heard_by_b(1000ms), 0U);
+  EXPECT_EQ(b->dropped(), 0U);
+}
+
+TEST_F(WithKey, AThiefOfAPublicKeyGetsNowhere) {
+  keys::KeyPair pretended = key_pair();
+  pretended.public_key = operator_b.public_key;
+  zmq::socket_t socket = dial(pretended);
+  say_everything(socket);
+  EXPECT_EQ(heard_by_b(500ms), 0U);
+}
+
+TEST_F(WithKey, AnOperatorCommandsButSendsNoFrames) {
+  zmq::socket_t socket = dial(operator_b);
+  say_everything(socket);
+  const Taken taken = take(*b);
+  EXPECT_EQ(taken.kind, wire::MessageKind::kControl);
+  EXPECT_TRUE(taken.may_command);
+  while (b->dropped() < 5) EXPECT_EQ(heard_by_b(10ms), 0U);
+}
+
+TEST_F(WithKey, ANodeOfTheRouteSendsFramesButDoesNotCommand) {
+  zmq::socket_t socket = dial(key_a);
+  say(socket, wire::MessageKind::kControl, "{}");
+  EXPECT_FALSE(take(*b).may_command);
+  say(socket, wire::MessageKind::kPing, "{}");
+  EXPECT_EQ(take(*b).stage, 0U);
+}
+
+TEST_F(WithKey, ANodeOfAnEpochInPreparationIsLetInButItsFramesWaitForTheCommit) {
+  const keys::KeyPair key_c = key_pair();
+  gate_b.set_peers({key_a.public_key.bytes, key_c.public_key.bytes});
+  zmq::socket_t socket = dial(key_c);
+  say(socket, wire::MessageKind::kPing, "{}");
+  while (b->dropped() == 0) EXPECT_EQ(heard_by_b(10ms), 0U);
+}
+
+TEST_F(WithKey, SomebodyRefusedGetsInOnceTrusted) {
+  const keys::KeyPair alice = key_pair(keys::KeyRole::kOperator);
+  zmq::socket_t socket = dial(alice);
+  say(socket, wire::MessageKind::kControl, "{}");
+  EXPECT_EQ(heard_by_b(300ms), 0U);
+  keys::TrustList list;
+  ASSERT_TRUE(list.trust("alice", alice.public_key));
+  gate_b.set_list(list);
+  EXPECT_TRUE(take(*b).may_command);
+}
+
+// ---- without keys ----------------------------------------------------------------------------
 
 class Stranger : public ::testing::Test {
  protected:

@@ -116,15 +116,6 @@ TEST(CheckAddress, RefusesWhatNobodyCanConnectTo) {
   }
 }
 
-TEST(IsLoopback, KnowsWhoCanReachAnAddress) {
-  for (const char* near : {"tcp://127.0.0.1:1", "tcp://127.9.9.9:1", "tcp://[::1]:1"}) {
-    EXPECT_TRUE(is_loopback(near)) << near;
-  }
-  for (const char* far : {"tcp://0.0.0.0:1", "tcp://10.0.0.1:1", "tcp://[::]:1", "tcp://eth0:1"}) {
-    EXPECT_FALSE(is_loopback(far)) << far;
-  }
-}
-
 TEST(StandaloneLedger, IsOneThatWouldBeRestored) {
   const Ledger ledger = standalone_ledger(kFacts);
   ASSERT_TRUE(ledger.assignment);
