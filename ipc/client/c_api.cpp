@@ -138,6 +138,8 @@ const char* ds4_status_name(ds4_status status) {
       return "no_memory";
     case DS4_NO_TEXT:
       return "no_text";
+    case DS4_MODEL_CHANGED:
+      return "model_changed";
     default:
       break;
   }
@@ -160,6 +162,8 @@ const char* ds4_status_text(ds4_status status) {
       return "out of memory";
     case DS4_NO_TEXT:
       return "the agent has sent no tokenizer tables";
+    case DS4_MODEL_CHANGED:
+      return "the agent came back with another model";
     default:
       break;
   }
