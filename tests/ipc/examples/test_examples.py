@@ -5,6 +5,7 @@ DS4_SOURCE_DIR and DS4_BINARY_DIR are this tree and its build.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import unittest
 from pathlib import Path
 
 from agent import Agent
+from ds4 import _library as library
 
 SOURCE = Path(os.environ["DS4_SOURCE_DIR"])
 EXAMPLES = SOURCE / "ipc/examples"
@@ -85,7 +87,7 @@ class Installed(unittest.TestCase):
         self.assertEqual([name for name in names if not name.startswith("ds4_")], [])
 
 
-class ByPkgConfig(unittest.TestCase):
+class Compiled(unittest.TestCase):
     def build(self, source: str, *compiler: str) -> Path:
         directory = tempfile.TemporaryDirectory(prefix="ds4-")
         self.addCleanup(directory.cleanup)
@@ -95,11 +97,40 @@ class ByPkgConfig(unittest.TestCase):
         run(*compiler, *WARNINGS, "-o", program, EXAMPLES / source, *flags)
         return program
 
+
+class ByPkgConfig(Compiled):
     def test_hello_in_c(self) -> None:
         self.assertEqual(example(self.build("hello.c", "cc", "-std=c11")), CAPITAL + "\n")
 
     def test_hello_in_cpp(self) -> None:
         self.assertEqual(example(self.build("hello.cpp", "c++", "-std=c++20")), CAPITAL + "\n")
+
+
+class InTheModule(Compiled):
+    """What ds4.h says in C and the Python module repeats."""
+
+    def test_structs_and_numbers_are_those_of_the_header(self) -> None:
+        structs = {
+            "ds4_connect_options": library.ConnectOptions,
+            "ds4_info": library.RawInfo,
+            "ds4_message": library.RawMessage,
+            "ds4_request": library.RawRequest,
+            "ds4_event": library.Event,
+        }
+        expected = {}
+        for name, struct in structs.items():
+            expected[f"sizeof({name})"] = ctypes.sizeof(struct)
+            for field, *_ in struct._fields_:
+                expected[f"offsetof({name}, {field})"] = getattr(struct, field).offset
+        for name, value in vars(library).items():
+            if name.isupper() and isinstance(value, int) and name != "API_VERSION":
+                expected[f"DS4_{name}"] = value
+        self.assertGreater(len(expected), 60)
+        checks = "".join(f'_Static_assert({a} == {b}u, "{a}");\n' for a, b in expected.items())
+        with tempfile.NamedTemporaryFile("w", suffix=".c") as source:
+            source.write(f"#include <ds4.h>\n#include <stddef.h>\n{checks}int main(void) {{}}\n")
+            source.flush()
+            self.build(source.name, "cc", "-std=c11")
 
 
 class ByCMake(unittest.TestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,13 @@ class Information(Case):
         self.assertTrue(info.has_text and info.connected)
         self.assertGreater(info.context, 0)
         self.assertEqual(info.requests, 0)
+
+    def test_errors_are_named_as_their_statuses(self) -> None:
+        classes = ds4.Error.__subclasses__()
+        self.assertGreater(len(classes), 10)
+        for error in classes:
+            words = re.findall("[A-Z][a-z]*", error.__name__.removesuffix("Error"))
+            self.assertEqual(error("a sentence").name, "_".join(words).lower())
 
     def test_the_library_is_found_where_the_environment_says(self) -> None:
         done = run_python("import ds4", DS4_CLIENT_LIBRARY="/nowhere/libds4client.so.1")

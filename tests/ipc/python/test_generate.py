@@ -136,7 +136,7 @@ class Ending(Case):
         client = ds4.connect(self.agent.socket)
         answer = client.generate(QUESTION)
         answer.read()
-        gone = []
+        gone: list[str] = []
         weakref.finalize(answer, gone.append, "answer")
         weakref.finalize(client._connection, gone.append, "connection")
         del answer, client
