@@ -16,6 +16,10 @@ constexpr std::size_t kMaxSocketBytes = 107;  // sun_path without its NUL
 
 template <typename Table>
 void describe_engine(Table table, Config::Engine& engine) {
+  table.choice("device", engine.device,
+               {{"cpu", Config::Device::kCpu},
+                {"cuda", Config::Device::kCuda},
+                {"auto", Config::Device::kAuto}});
   table.number("threads", engine.threads, 0, 1024);
   table.number("context", engine.context, 1, 1U << 24);
   table.choice("graph", engine.graph, {{"official", Graph::kOfficial}, {"plain", Graph::kPlain}});
@@ -29,8 +33,22 @@ void describe_engine(Table table, Config::Engine& engine) {
 
 template <typename Table>
 void describe_memory(Table table, Config::Memory& memory) {
+  table.size("budget", memory.budget_bytes);
   table.boolean("lock", memory.lock);
+  table.boolean("must_lock", memory.must_lock);
   table.number("kv_mib", memory.kv_mib, 0, 1U << 24);
+  table.finish();
+}
+
+template <typename Table>
+void describe_residency(Table table, Config::Residency& residency) {
+  table.choice("strategy", residency.strategy,
+               {{"auto", Config::Strategy::kAuto},
+                {"file", Config::Strategy::kFile},
+                {"memfd", Config::Strategy::kMemfd},
+                {"cuda-registered", Config::Strategy::kCudaRegistered},
+                {"cuda-device", Config::Strategy::kCudaDevice}});
+  table.boolean("huge_pages", residency.huge_pages);
   table.finish();
 }
 
@@ -41,7 +59,6 @@ void describe(Table& root, Config& config) {
   root.text("state_dir", config.state_dir, kMaxPathBytes);
   root.boolean("standalone", config.standalone);
   root.boolean("insecure", config.insecure);
-  root.boolean("insecure", config.insecure);
   Table listen = root.table("listen");
   listen.text("address", config.listen.address, wire::kMaxNameBytes);
   listen.finish();
@@ -50,6 +67,7 @@ void describe(Table& root, Config& config) {
   client.text("group", config.client.group, wire::kMaxNameBytes);
   client.finish();
   describe_engine(root.table("engine"), config.engine);
+  describe_residency(root.table("residency"), config.residency);
   describe_memory(root.table("memory"), config.memory);
   Table link = root.table("link");
   link.number("timeout_ms", config.link.timeout_ms, 50, 3'600'000);

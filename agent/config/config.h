@@ -38,7 +38,9 @@ struct Config {
     std::string group;  // whose members may connect; empty: the agent's own group
   } client;
 
+  enum class Device : std::uint8_t { kCpu, kCuda, kAuto };
   struct Engine {
+    Device device = Device::kCpu;  // auto: the GPU, if there is one that can
     std::uint32_t threads = 0;     // 0: one for each core that the agent may use
     std::uint32_t context = 8192;  // positions a session may hold; never above the model's own
     Graph graph = Graph::kOfficial;
@@ -48,8 +50,17 @@ struct Config {
     std::uint32_t stuck_ms = 120'000;   // a pass that takes longer: the watchdog is no longer fed
   } engine;
 
+  /// How weights are held; see loader/strategy.h.
+  enum class Strategy : std::uint8_t { kAuto, kFile, kMemfd, kCudaRegistered, kCudaDevice };
+  struct Residency {
+    Strategy strategy = Strategy::kAuto;  // file, or what suits the GPU
+    bool huge_pages = false;              // memfd: 2 MiB pages, where the kernel has them
+  } residency;
+
   struct Memory {
-    bool lock = true;  // mlock the weights where the limit allows
+    std::uint64_t budget_bytes = 0;  // memory.budget: weights, KV and scratch; 0: auto
+    bool lock = true;                // mlock the weights where the limit allows
+    bool must_lock = false;          // what cannot be locked is not served
     std::uint32_t kv_mib =
         0;  // KV cache of all sessions; 0: a quarter of what is available after loading
   } memory;

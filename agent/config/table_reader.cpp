@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
+
 namespace ds4::agent {
 
 const toml::node* TableReader::find(std::string_view key) {
@@ -39,6 +41,25 @@ void TableReader::boolean(std::string_view key, bool& out) {
   const auto value = node->value_exact<bool>();
   if (!value) return reject(*node, key, "must be true or false");
   out = *value;
+}
+
+void TableReader::size(std::string_view key, std::uint64_t& out) {
+  const toml::node* node = find(key);
+  if (node == nullptr) return;
+  const auto value = node->value_exact<std::string>();
+  const std::string_view text = value ? std::string_view(*value) : std::string_view();
+  if (text == "auto") {
+    out = 0;
+    return;
+  }
+  std::uint64_t count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  const std::string_view unit = text.substr(static_cast<std::size_t>(end - text.data()));
+  const unsigned shift = unit == "MiB" ? 20 : unit == "GiB" ? 30 : unit == "TiB" ? 40 : 0;
+  if (error != std::errc() || shift == 0 || count == 0 || count > (UINT64_MAX >> (shift + 1))) {
+    return reject(*node, key, "must be \"auto\" or a size such as \"96GiB\" or \"512MiB\"");
+  }
+  out = count << shift;
 }
 
 void TableReader::number(std::string_view key, std::uint32_t& out, std::uint32_t low,

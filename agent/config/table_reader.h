@@ -23,6 +23,8 @@ class TableReader {
 
   void text(std::string_view key, std::string& out, std::size_t max_bytes);
   void boolean(std::string_view key, bool& out);
+  /// "auto" (0), or a whole number with its unit: "96GiB", "512MiB".
+  void size(std::string_view key, std::uint64_t& out);
   void number(std::string_view key, std::uint32_t& out, std::uint32_t low, std::uint32_t high);
 
   template <typename T>

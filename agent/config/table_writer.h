@@ -22,6 +22,9 @@ class TableWriter {
     add(key, quoted(value));
   }
   void boolean(std::string_view key, bool value) { add(key, value ? "true" : "false"); }
+  void size(std::string_view key, std::uint64_t value) {
+    add(key, value == 0 ? quoted("auto") : quoted(fmt::format("{}MiB", value >> 20)));
+  }
   void number(std::string_view key, std::uint32_t value, std::uint32_t /*low*/,
               std::uint32_t /*high*/) {
     add(key, std::to_string(value));

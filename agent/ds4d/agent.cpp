@@ -150,7 +150,7 @@ Result<void> Agent::open_sockets() {
 }
 
 void Agent::start() {
-  loader_ = std::make_unique<Loader>(model_, config_);
+  loader_ = std::make_unique<Loader>(model_, config_, fd_store_);
   service_.emplace(watchdog_interval(), std::chrono::milliseconds(config_.engine.stuck_ms));
   log(LogLevel::kInfo, "ds4d {}: node {}, model {} ({} layers, fingerprint {}), listening on {}",
       kVersion, config_.name, config_.model, params_.n_layer, model_->fingerprint(),
@@ -166,6 +166,7 @@ void Agent::start() {
     fit = check_restored(*restored, facts_);
   }
   act(machine_->start(fit, Clock::now()));
+  if (machine_->state() != wire::NodeState::kLoading) fd_store_.forget_waiting();
   publish();
 }
 
@@ -189,6 +190,7 @@ void Agent::turn() {
   if (fds[1].revents != 0) server_->run_ready();
   if (fds[2].revents != 0) take_load_outcomes();
   plane_->on_stage_event();
+  watch_memory();
   act(machine_->tick(Clock::now()));
   plane_->flush();
   publish();
@@ -243,6 +245,7 @@ void Agent::take_load_outcomes() {
       log(LogLevel::kError, "layers of epoch {}: {}", epoch, outcome->slice.error().message);
       act(machine_->on_load_failed(epoch, outcome->slice.error()));
     }
+    fd_store_.forget_waiting();  // what a former process left and this one did not need
   }
 }
 
@@ -254,6 +257,7 @@ void Agent::shut_down() {
   notify_service_manager(service_->next(health(), Clock::now()));
   server_->shut_down(ipc::Status::kAgentShutdown, "ds4d on this machine is stopping");
   plane_->serve(nullptr);
+  loader_->leave();
   plane_->take_stage().reset();  // waits for the pass that is running
   prepared_.clear();
   loader_.reset();
@@ -290,6 +294,11 @@ void Agent::do_action(const StartLoad& action) {
     covers_[action.assignment.epoch] = *std::move(cover);
   }
   log(LogLevel::kInfo, "epoch {}: loading layers {}", action.assignment.epoch, range.to_string());
+  const bool restored = machine_->committed() != nullptr && *machine_->committed() == action.assignment;
+  if (auto fits = check_memory(range); restored && !fits) {  // others were checked when they came
+    log(LogLevel::kError, "{}", fits.error().message);
+    return act(machine_->on_load_failed(action.assignment.epoch, fits.error()));
+  }
   loader_->load(action.assignment.epoch, range);
 }
 

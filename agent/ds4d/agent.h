@@ -100,7 +100,19 @@ class Agent final : private RouteEvents {
 
   /// Tells everybody what the route has come to: clients, the log, systemd.
   void publish();
-  wire::NodeStatus status();
+  wire::NodeStatus status(bool spans = false);
+
+  // ---- agent_memory.cpp ----
+  /// Before the first byte: kResourceExhausted with the figures if memory cannot hold these layers.
+  Result<void> check_memory(const LayerRange& range) const;
+  /// Whether what serves can still be trusted, and the model file is still the one that was opened.
+  void watch_memory();
+  /// Opens the model file again if it is not the same any more. What serves keeps the former one.
+  Result<void> follow_model_file();
+  /// The slice that serves is lost.
+  void lose_slice(std::string_view why);
+  std::string kv_formula() const;
+
   Health health() const;
 
   Config config_;
@@ -120,11 +132,14 @@ class Agent final : private RouteEvents {
   std::optional<LedgerFile> ledger_file_;
   std::optional<RouteMachine> machine_;
   std::unique_ptr<Links> links_;
+  FdStore fd_store_;  // before what may hold its descriptors
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<DataPlane> plane_;
   std::unique_ptr<ipc::Server> server_;
   std::optional<ServiceReporter> service_;
   ResidencyReporter residency_;
+  std::chrono::steady_clock::time_point next_file_check_{};
+  FileIdentity refused_file_;  // is at the model's path, but cannot be used
 
   std::map<std::uint64_t, SpanCover> covers_;      // by epoch: loading, prepared or serving
   std::map<std::uint64_t, LoadedSlice> prepared_;  // loaded, not serving

@@ -7,7 +7,6 @@
 
 #include "agent/ds4d/agent.h"
 #include "agent/ds4d/request_id.h"
-#include "agent/loader/budget.h"
 #include "agent/log/log.h"
 
 namespace ds4::agent {
@@ -36,7 +35,8 @@ void Agent::on_control(const Incoming& message) {
                           "this key is a node's of the route, and may not command its agents"};
     } else {
       if (auto handled = handle(*request); !handled) reply.error = std::move(handled).error();
-      reply.status = status();
+      const auto* asked = std::get_if<wire::StatusRequest>(&request->body);
+    reply.status = status(asked != nullptr && asked->spans);
       if (concerns_keys(*request)) reply.keys = known_keys();
     }
     if (reply.error) {
@@ -86,22 +86,19 @@ Result<void> Agent::handle(const wire::Request& request) {
 }
 
 Result<void> Agent::prepare(const wire::PrepareRequest& request) {
+  DS4_TRY(follow_model_file());
   DS4_ASSIGN(const Assignment assignment, check_prepare(request, facts_));
   DS4_TRY(check_not_revoked(assignment));
-  DS4_ASSIGN(const SpanCover cover,
-             SpanCover::of(model_->gguf(), range_of(assignment, params_.n_layer),
-                           static_cast<std::uint64_t>(::getpagesize())));
-  const SpanCover nothing;
-  const auto* serving = plane_->weights();
-  DS4_TRY(check_budget(cover, serving != nullptr ? serving->cover() : nothing,
-                       available_memory_bytes()));
+  DS4_TRY(check_memory(range_of(assignment, params_.n_layer)));
   return change([&](RouteMachine& machine) { return machine.prepare(assignment); });
 }
 
-wire::NodeStatus Agent::status() {
+wire::NodeStatus Agent::status(bool spans) {
   StatusInputs inputs{.facts = facts_, .machine = *machine_};
   inputs.stage = plane_->stage();
   inputs.load = loader_->progress();
+  inputs.spans = spans;
+  inputs.kv_formula = kv_formula();
   const Assignment* shown = machine_->committed();
   if (shown == nullptr) shown = machine_->preparing();
   if (shown != nullptr) {

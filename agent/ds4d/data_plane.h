@@ -51,7 +51,7 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   std::shared_ptr<void> take_stage();
 
   const Stage* stage() const { return running_ ? running_->stage.get() : nullptr; }
-  const ResidentSlice* weights() const { return running_ ? running_->weights.get() : nullptr; }
+  const Residence* weights() const { return running_ ? running_->weights.get() : nullptr; }
 
   void set_route(const RouteView& view) { entry_.on_route(view); }
   void send_canary(std::uint64_t session);
@@ -77,7 +77,7 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
 
  private:
   struct Running {
-    std::shared_ptr<const ResidentSlice> weights;
+    std::shared_ptr<const Residence> weights;
     std::unique_ptr<Stage> stage;
   };
 

@@ -28,9 +28,10 @@ std::string describe(const Health& health) {
   if (health.state == NodeState::kIdle) return "idle: no layers assigned; use ds4ctl assign";
   if (health.state == NodeState::kLoading && health.load.bytes_total > 0) {
     return fmt::format(
-        "{}: {} %", health.detail,
+        "{}: {} %{}", health.detail,
         static_cast<std::uint64_t>(100.0 * static_cast<double>(health.load.bytes_done) /
-                                   static_cast<double>(health.load.bytes_total)));
+                                   static_cast<double>(health.load.bytes_total)),
+        health.load.seconds_left > 0 ? fmt::format(", {} s left", health.load.seconds_left) : "");
   }
   if (health.detail.empty()) return std::string(to_string(health.state));
   return fmt::format("{}: {}", to_string(health.state), health.detail);

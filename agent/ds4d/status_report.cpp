@@ -1,40 +1,59 @@
 #include "agent/ds4d/status_report.h"
 
 #include "agent/ds4d/version.h"
+#include "agent/loader/cgroup_memory.h"
 #include "agent/log/log.h"
+#include "agent/wire/cover_report.h"
 
 namespace ds4::agent {
 
-wire::CoverReport describe_cover(const SpanCover& cover) {
-  wire::CoverReport report;
-  report.file_bytes = cover.file_bytes();
-  report.page_bytes = cover.page_bytes();
-  report.tensor_bytes = cover.tensor_bytes();
-  report.cover_bytes = cover.cover_bytes();
-  report.spans = cover.spans();
-  for (const Interval& interval : cover.intervals()) {
-    report.intervals.push_back({interval.begin, interval.bytes()});
-  }
-  report.hull = {cover.hull().begin, cover.hull().bytes()};
-  return report;
+namespace {
+
+std::uint64_t microseconds(std::chrono::nanoseconds time) {
+  return static_cast<std::uint64_t>(time / std::chrono::microseconds(1));
 }
 
-wire::ResidentReport ResidencyReporter::report(const ResidentSlice& slice) {
+void put_figures(const Residence& weights, wire::ResidentReport& report) {
+  const LoadFigures& figures = weights.figures();
+  report.strategy = weights.strategy();
+  report.note = weights.note();
+  report.load_peak_bytes = figures.peak_rss_bytes;
+  report.read_bytes = figures.read_bytes;
+  report.kept_bytes = figures.kept_bytes;
+  report.adopted_bytes = figures.adopted_bytes;
+  report.load_us = microseconds(figures.took);
+  report.group_peak_bytes = read_cgroup_memory().peak_bytes.value_or(0);
+}
+
+void put_audit(const Residency& audit, wire::ResidentReport& report) {
+  report.mapped_bytes = audit.mapped_bytes;
+  report.incore_bytes = audit.incore_bytes;
+  report.locked_bytes = audit.locked_bytes;
+  report.registered_bytes = audit.registered_bytes;
+  report.device_bytes = audit.device_bytes;
+  report.outside_cover_bytes = audit.outside_cover_bytes;
+  for (const IntervalResidency& one : audit.intervals) {
+    report.intervals.push_back({one.planned.begin, one.planned.bytes(), one.mapped_bytes,
+                                one.incore_bytes, one.locked_bytes, one.registered_bytes,
+                                one.device_bytes});
+  }
+}
+
+}  // namespace
+
+wire::ResidentReport ResidencyReporter::report(const Residence& weights) {
   const auto begin = std::chrono::steady_clock::now();
-  if (&slice == slice_ && begin < next_) return last_;
+  if (&weights == weights_ && begin < next_) return last_;
   last_ = {};
-  last_.load_peak_bytes = slice.load_peak_bytes();
-  if (const auto audit = slice.audit()) {
-    last_.mapped_bytes = audit->mapped_bytes;
-    last_.incore_bytes = audit->incore_bytes;
-    last_.locked_bytes = audit->locked_bytes;
-    last_.outside_cover_bytes = audit->outside_cover_bytes;
+  put_figures(weights, last_);
+  if (const auto audit = weights.audit()) {
+    put_audit(*audit, last_);
   } else {
     log(LogLevel::kWarning, "residency cannot be audited: {}", audit.error().message);
   }
   const auto end = std::chrono::steady_clock::now();
   next_ = end + 20 * (end - begin);
-  slice_ = &slice;
+  weights_ = &weights;
   return last_;
 }
 
@@ -56,8 +75,12 @@ wire::NodeStatus report_status(const StatusInputs& inputs, ResidencyReporter& re
     status.epoch = committed->epoch;
     status.route = committed->route;
   }
-  if (inputs.cover != nullptr) status.cover = describe_cover(*inputs.cover);
-  if (inputs.weights != nullptr) status.resident = residency.report(*inputs.weights);
+  if (inputs.cover != nullptr) status.cover = wire::report_of(*inputs.cover);
+  if (inputs.weights != nullptr) {
+    status.resident = residency.report(*inputs.weights);
+    if (!inputs.spans) status.resident.intervals.clear();
+  }
+  status.kv_formula = inputs.kv_formula;
   if (inputs.stage != nullptr) {
     const StageStats stats = inputs.stage->stats();
     status.sessions = stats.sessions;

@@ -3,25 +3,24 @@
 // report is made.
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 #include "agent/route/route_machine.h"
 #include "agent/stage/stage.h"
 #include "agent/wire/control.h"
-#include "engine/residency/resident_slice.h"
+#include "engine/residency/residence.h"
 #include "engine/residency/span_cover.h"
 
 namespace ds4::agent {
-
-wire::CoverReport describe_cover(const SpanCover& cover);
 
 /// Asks the kernel about the same slice only as often as keeps the asking below a twentieth of the
 /// time: mincore(2) over 100 GiB takes a good part of a second, and somebody may be watching.
 class ResidencyReporter {
  public:
-  wire::ResidentReport report(const ResidentSlice& slice);
+  wire::ResidentReport report(const Residence& weights);
 
  private:
-  const ResidentSlice* slice_ = nullptr;  // compared, not used
+  const Residence* weights_ = nullptr;  // compared, not used
   wire::ResidentReport last_;
   std::chrono::steady_clock::time_point next_{};
 };
@@ -29,9 +28,11 @@ class ResidencyReporter {
 struct StatusInputs {
   const NodeFacts& facts;
   const RouteMachine& machine;
-  const ResidentSlice* weights = nullptr;  // that serve, else that are prepared
-  const SpanCover* cover = nullptr;        // of these, or of those being loaded
+  const Residence* weights = nullptr;  // that serve, else that are prepared
+  const SpanCover* cover = nullptr;    // of these, or of those being loaded
   const Stage* stage = nullptr;
+  bool spans = false;  // each interval of the residence as well
+  std::string kv_formula = {};
   wire::LoadProgress load = {};
 };
 

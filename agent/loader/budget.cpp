@@ -4,44 +4,90 @@
 
 #include <algorithm>
 #include <fstream>
-#include <string>
+#include <optional>
 
 namespace ds4::agent {
 namespace {
 
-double gib(std::uint64_t bytes) {
-  return static_cast<double>(bytes) / (1ULL << 30);
+std::string size_text(std::uint64_t bytes) {
+  constexpr double kMiB = 1 << 20;
+  const auto value = static_cast<double>(bytes);
+  return bytes < (1u << 30) ? fmt::format("{:.2f} MiB", value / kMiB)
+                            : fmt::format("{:.2f} GiB", value / kMiB / 1024);
+}
+
+std::uint64_t less(std::uint64_t a, std::uint64_t b) {
+  return a - std::min(a, b);
+}
+
+/// The longest range from range.first that fits and is shorter than `range`.
+std::optional<LayerRange> largest_that_fits(
+    const LayerRange& range, std::uint64_t budget,
+    const std::function<MemoryNeed(const LayerRange&)>& need_of) {
+  LayerRange shorter = range;
+  while (shorter.output || shorter.last > shorter.first) {
+    if (shorter.output) {
+      shorter.output = false;
+    } else {
+      --shorter.last;
+    }
+    if (need_of(shorter).total() <= budget) return shorter;
+  }
+  return std::nullopt;
 }
 
 }  // namespace
 
-std::uint64_t bytes_beyond(const SpanCover& wanted, const SpanCover& held) {
-  std::uint64_t shared = 0;
-  for (const Interval& a : wanted.intervals()) {
-    for (const Interval& b : held.intervals()) {
-      const std::uint64_t begin = std::max(a.begin, b.begin);
-      const std::uint64_t end = std::min(a.end, b.end);
-      if (begin < end) shared += end - begin;
-    }
+std::uint64_t budget_bytes(const Config::Memory& memory, const MemorySupply& supply) {
+  if (memory.budget_bytes > 0) return memory.budget_bytes;
+  std::uint64_t left = UINT64_MAX;
+  if (supply.available_bytes > 0) left = less(supply.available_bytes, kMachineReserveBytes);
+  if (supply.group.left_bytes) {
+    left = std::min(left, less(*supply.group.left_bytes, kGroupReserveBytes));
   }
-  return wanted.cover_bytes() - shared;
+  return left == UINT64_MAX ? left : left + supply.held_bytes;
 }
 
-Result<void> check_budget(const SpanCover& wanted, const SpanCover& held,
-                          std::uint64_t available_bytes) {
-  if (available_bytes == 0) return {};  // unknown: the load itself will tell
-  const std::uint64_t needed = bytes_beyond(wanted, held);
-  if (needed + kLoadReserveBytes <= available_bytes) return {};
-  return fail(ErrorCode::kResourceExhausted,
-              fmt::format("these layers take {:.2f} GiB more and loading keeps {:.2f} GiB in "
-                          "reserve, but only {:.2f} GiB of memory is available: give this node "
-                          "fewer layers, or release it first",
-                          gib(needed), gib(kLoadReserveBytes), gib(available_bytes)));
+Result<void> check_budget(const LayerRange& range, std::uint64_t budget,
+                          const std::function<MemoryNeed(const LayerRange&)>& need_of) {
+  const MemoryNeed need = need_of(range);
+  if (need.total() <= budget) return {};
+  const auto fits = largest_that_fits(range, budget, need_of);
+  return fail(
+      ErrorCode::kResourceExhausted,
+      fmt::format("layers {} need {} (weights {}, KV cache {}, scratch {}), but this node can give "
+                  "{}: {}",
+                  range.to_string(), size_text(need.total()), size_text(need.weight_bytes),
+                  size_text(need.kv_bytes), size_text(need.scratch_bytes), size_text(budget),
+                  fits ? fmt::format("{} is the most that fits from layer {}", fits->to_string(),
+                                     range.first)
+                       : fmt::format("not even layer {} fits; free memory, or lower engine.context "
+                                     "or engine.max_rows",
+                                     range.first)));
 }
 
-std::uint64_t choose_kv_budget(const Config::Memory& memory, std::uint64_t available_bytes) {
+std::uint64_t choose_kv_budget(const Config::Memory& memory, std::uint64_t available_bytes,
+                               std::uint64_t session_bytes) {
   if (memory.kv_mib > 0) return std::uint64_t{memory.kv_mib} << 20;
-  return available_bytes / 4;
+  return std::max(available_bytes / 4, std::min(available_bytes, session_bytes));
+}
+
+std::uint64_t scratch_bytes(const HyperParams& hp, std::uint32_t max_rows) {
+  const std::uint64_t embd = hp.n_embd, heads = std::uint64_t{hp.n_head} * hp.head_dim;
+  const std::uint64_t experts = hp.n_expert_used + 1;
+  const std::uint64_t groups = std::uint64_t{hp.n_group} * hp.o_rank;
+  const std::uint64_t index = std::uint64_t{hp.index_heads} * hp.index_dim;
+  // Floats of a row as the pass keeps them, then the same rows prepared for the products.
+  const std::uint64_t kept = hp.n_streams * embd + 2 * embd + hp.q_rank + 2 * heads +
+                             6 * hp.head_dim + groups + index + hp.n_expert +
+                             experts * (2 * hp.expert_ffn + embd) + 4 * hp.index_top_k;
+  const std::uint64_t prepared =
+      hp.n_streams * embd + embd + hp.q_rank + heads + groups + experts * hp.expert_ffn;
+  return (kept + prepared) * sizeof(float) * max_rows;
+}
+
+std::uint64_t page_table_bytes(std::uint64_t mapped_bytes) {
+  return mapped_bytes / 512;
 }
 
 std::uint64_t available_memory_bytes() {
@@ -54,6 +100,10 @@ std::uint64_t available_memory_bytes() {
     std::getline(meminfo, rest);
   }
   return 0;
+}
+
+MemorySupply memory_supply(std::uint64_t held_bytes) {
+  return {available_memory_bytes(), read_cgroup_memory(), held_bytes};
 }
 
 }  // namespace ds4::agent

@@ -13,11 +13,10 @@
 #include <thread>
 #include <vector>
 
-#include "agent/loader/budget.h"
+#include "agent/loader/load_speed.h"
 #include "agent/log/log.h"
 #include "engine/base/unique_fd.h"
 #include "engine/gguf/model_file.h"
-#include "engine/model/cpu_slice.h"
 
 namespace ds4::agent {
 namespace {
@@ -25,17 +24,23 @@ namespace {
 struct Job {
   std::uint64_t epoch = 0;
   LayerRange range;
+  std::shared_ptr<const ModelFile> model;
 };
 
 }  // namespace
 
 struct Loader::Impl {
-  std::shared_ptr<const ModelFile> model;
-  Config config;
+  Impl(const Config& settings, FdStore& descriptors) : config(settings), store(descriptors) {}
+
+  const Config config;
+  FdStore& store;
   UniqueFd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
 
   std::mutex mutex;  // of everything down to `stop`
   std::condition_variable wake;
+  std::shared_ptr<const ModelFile> model;
+  std::shared_ptr<Strategy> strategy;  // of strategy_model; made by the first load
+  std::shared_ptr<const ModelFile> strategy_model;
   std::deque<Job> jobs;
   std::uint64_t running_epoch = 0;
   std::vector<std::shared_ptr<void>> garbage;
@@ -43,12 +48,11 @@ struct Loader::Impl {
   bool stop = false;
 
   std::atomic<bool> cancel{false};  // of the running job; set by the main loop, read by the load
-  std::atomic<std::uint64_t> bytes_done{
-      0};  // written by the load, read by the main loop; no order needed
-  std::atomic<std::uint64_t> bytes_total{0};
+  LoadSpeed speed;                  // written by the load, read by the main loop
   std::thread thread;
 
   void work();
+  Result<std::shared_ptr<Strategy>> strategy_for(const std::shared_ptr<const ModelFile>& wanted);
   Result<LoadedSlice> load(const Job& job);
   void announce(LoadOutcome outcome);
 };
@@ -90,42 +94,55 @@ void Loader::Impl::announce(LoadOutcome outcome) {
   [[maybe_unused]] const auto written = ::write(event.get(), &one, sizeof(one));
 }
 
+/// One for all slices of a file, so that they share what they have in common.
+Result<std::shared_ptr<Strategy>> Loader::Impl::strategy_for(
+    const std::shared_ptr<const ModelFile>& wanted) {
+  {
+    const std::lock_guard lock(mutex);
+    if (strategy && strategy_model == wanted && !strategy->broken()) return strategy;
+  }
+  DS4_ASSIGN(std::shared_ptr<Strategy> made, make_strategy(wanted, config, store));
+  const std::lock_guard lock(mutex);
+  strategy = made;
+  strategy_model = wanted;
+  return made;
+}
+
 Result<LoadedSlice> Loader::Impl::load(const Job& job) {
-  const auto begin = std::chrono::steady_clock::now();
-  bytes_done = 0;
-  bytes_total = 0;
+  speed.begin();
   LoadOptions options;
   options.cancel = &cancel;
   options.lock = config.memory.lock;
-  options.progress = [this](std::uint64_t done, std::uint64_t total) {
-    bytes_total.store(total, std::memory_order_relaxed);
-    bytes_done.store(done, std::memory_order_relaxed);
-  };
-  DS4_ASSIGN(std::shared_ptr<const ResidentSlice> weights,
-             ResidentSlice::load(model, job.range, options));
-  log(LogLevel::kInfo, "{}", weights->cover().describe());
-  if (!weights->lock_note().empty()) log(LogLevel::kNotice, "{}", weights->lock_note());
-
-  CpuSliceOptions cpu_options;
-  cpu_options.graph = config.engine.graph;
-  cpu_options.precision = config.engine.precision;
-  cpu_options.threads = config.engine.threads;
-  cpu_options.max_rows = config.engine.max_rows;
-  cpu_options.kv_budget_bytes = choose_kv_budget(config.memory, available_memory_bytes());
-  DS4_ASSIGN(auto slice, make_cpu_slice(weights, cpu_options));
-  const auto took = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin);
-  log(LogLevel::kInfo, "layers {} loaded in {:.1f} s; {} threads, {} kernels, KV budget {} MiB",
-      job.range.to_string(), took.count(), cpu_options.threads, cpu::to_string(cpu_options.isa),
-      cpu_options.kv_budget_bytes >> 20);
-  return LoadedSlice{std::move(weights), std::move(slice)};
+  options.must_lock = config.memory.must_lock;
+  options.progress = [this](std::uint64_t done, std::uint64_t total) { speed.count(done, total); };
+  DS4_ASSIGN(const auto current, strategy_for(job.model));
+  DS4_ASSIGN(LoadedSlice loaded, current->load(job.range, options));
+  const Residence& weights = *loaded.weights;
+  log(LogLevel::kInfo, "{}", weights.cover().describe());
+  log(LogLevel::kInfo, "layers {} resident ({}): {}", job.range.to_string(), current->name(),
+      describe(weights.figures()));
+  if (!weights.note().empty()) log(LogLevel::kNotice, "{}", weights.note());
+  return loaded;
 }
 
-Loader::Loader(std::shared_ptr<const ModelFile> model, const Config& config)
-    : impl_(std::make_unique<Impl>()) {
+Loader::Loader(std::shared_ptr<const ModelFile> model, const Config& config, FdStore& store)
+    : impl_(std::make_unique<Impl>(config, store)) {
   impl_->model = std::move(model);
-  impl_->config = config;
   assert(impl_->event);
   impl_->thread = std::thread([impl = impl_.get()] { impl->work(); });
+}
+
+void Loader::use_model(std::shared_ptr<const ModelFile> model) {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->model = std::move(model);
+}
+
+void Loader::leave() {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->jobs.clear();
+  impl_->cancel = true;
+  impl_->store.leave();
+  if (impl_->strategy) impl_->strategy->leave();
 }
 
 Loader::~Loader() {
@@ -141,7 +158,7 @@ Loader::~Loader() {
 void Loader::load(std::uint64_t epoch, const LayerRange& range) {
   {
     const std::lock_guard lock(impl_->mutex);
-    impl_->jobs.push_back({epoch, range});
+    impl_->jobs.push_back({epoch, range, impl_->model});
   }
   impl_->wake.notify_one();
 }
@@ -183,8 +200,7 @@ std::optional<LoadOutcome> Loader::take() {
 }
 
 wire::LoadProgress Loader::progress() const {
-  return {impl_->bytes_done.load(std::memory_order_relaxed),
-          impl_->bytes_total.load(std::memory_order_relaxed)};
+  return impl_->speed.progress();
 }
 
 }  // namespace ds4::agent

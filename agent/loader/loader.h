@@ -9,18 +9,12 @@
 #include <optional>
 
 #include "agent/config/config.h"
+#include "agent/loader/fd_store.h"
+#include "agent/loader/strategy.h"
 #include "agent/wire/control.h"
 #include "engine/base/result.h"
-#include "engine/model/slice.h"
-#include "engine/residency/resident_slice.h"
 
 namespace ds4::agent {
-
-/// A slice that can run, and the weights under it.
-struct LoadedSlice {
-  std::shared_ptr<const ResidentSlice> weights;
-  std::unique_ptr<Slice> slice;
-};
 
 struct LoadOutcome {
   std::uint64_t epoch = 0;
@@ -29,11 +23,14 @@ struct LoadOutcome {
 
 class Loader {
  public:
-  Loader(std::shared_ptr<const ModelFile> model, const Config& config);
+  /// `store` outlives it and everything that it loads.
+  Loader(std::shared_ptr<const ModelFile> model, const Config& config, FdStore& store);
   ~Loader();  // cancels what is under way and waits for it
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
+  /// What is loaded from now on comes from this file.
+  void use_model(std::shared_ptr<const ModelFile> model);
   /// Loads are done one after another.
   void load(std::uint64_t epoch, const LayerRange& range);
   /// No outcome of this epoch will be taken from now on.
@@ -45,6 +42,9 @@ class Loader {
   std::optional<LoadOutcome> take();
   /// Of the load under way, or of the last one.
   wire::LoadProgress progress() const;
+  /// The process ends in order: loads end, and what can outlive it stays in memory. Before the
+  /// slices go.
+  void leave();
 
  private:
   struct Impl;

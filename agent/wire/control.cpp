@@ -29,7 +29,8 @@ ErrorCode error_code_from(std::string_view name) {
 
 void read_body(Fields& fields, std::string_view name, Request& request) {
   if (name == "status") {
-    request.body = StatusRequest{};
+    auto& status = request.body.emplace<StatusRequest>();
+    if (fields.has("spans")) fields.boolean("spans", status.spans);
   } else if (name == "prepare") {
     auto& prepare = request.body.emplace<PrepareRequest>();
     fields.u64("epoch", prepare.epoch);
@@ -63,7 +64,10 @@ std::string_view name_of(const Request& request) {
 
 std::string encode(const Request& request) {
   Json json = {{"id", request.id}, {"request", name_of(request)}};
-  std::visit(Overloaded{[&](const PrepareRequest& prepare) {
+  std::visit(Overloaded{[&](const StatusRequest& status) {
+                          if (status.spans) json["spans"] = true;
+                        },
+                        [&](const PrepareRequest& prepare) {
                           json["epoch"] = prepare.epoch;
                           json["fingerprint"] = prepare.fingerprint;
                           json["route"] = to_json(prepare.route);

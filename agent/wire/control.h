@@ -41,6 +41,7 @@ struct StageSpec {
 // ---- requests --------------------------------------------------------------------------------
 
 struct StatusRequest {
+  bool spans = false;  // with ResidentReport::intervals
   bool operator==(const StatusRequest&) const = default;
 };
 
@@ -138,6 +139,18 @@ struct CoverReport {
   bool operator==(const CoverReport&) const = default;
 };
 
+/// One interval of the cover, as planned and as the kernel and the GPU's driver have it.
+struct IntervalReport {
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t mapped_bytes = 0;
+  std::uint64_t incore_bytes = 0;
+  std::uint64_t locked_bytes = 0;
+  std::uint64_t registered_bytes = 0;
+  std::uint64_t device_bytes = 0;
+  bool operator==(const IntervalReport&) const = default;
+};
+
 /// What is in memory, by the kernel's account (smaps, mincore), not by our own counters.
 struct ResidentReport {
   std::uint64_t mapped_bytes = 0;
@@ -145,13 +158,24 @@ struct ResidentReport {
   std::uint64_t locked_bytes = 0;
   std::uint64_t device_bytes = 0;
   std::uint64_t outside_cover_bytes = 0;
-  std::uint64_t load_peak_bytes = 0;
+  std::uint64_t load_peak_bytes = 0;   // VmHWM while it loaded
+  std::uint64_t group_peak_bytes = 0;  // memory.peak of the agent's control group; 0 if unknown
+  std::uint64_t registered_bytes = 0;  // with a GPU's driver
+  std::string strategy;                // "file", "memfd", ...; empty: nothing is resident
+  std::string note;                    // what is not as it was asked for
+  // How the bytes came, and in what time.
+  std::uint64_t read_bytes = 0;
+  std::uint64_t kept_bytes = 0;     // of a former assignment
+  std::uint64_t adopted_bytes = 0;  // of a former process
+  std::uint64_t load_us = 0;
+  std::vector<IntervalReport> intervals;  // where StatusRequest::spans asks for them
   bool operator==(const ResidentReport&) const = default;
 };
 
 struct LoadProgress {
   std::uint64_t bytes_done = 0;
   std::uint64_t bytes_total = 0;
+  std::uint64_t seconds_left = 0;  // 0: done, or not known
   bool operator==(const LoadProgress&) const = default;
 };
 
@@ -184,6 +208,7 @@ struct NodeStatus {
   ResidentReport resident;
   std::uint64_t sessions = 0;
   std::uint64_t kv_bytes = 0;
+  std::string kv_formula;  // what one session of the configured context takes, as the sum it is
   LoadProgress load;  // of the load going on, or of the last one
   std::vector<StageSpec> route;
   bool operator==(const NodeStatus&) const = default;

@@ -32,13 +32,35 @@ Json to_json(const ByteInterval& interval) {
   return {{"offset", interval.offset}, {"bytes", interval.bytes}};
 }
 
+Json to_json(const IntervalReport& interval) {
+  return {{"offset", interval.offset},
+          {"bytes", interval.bytes},
+          {"mapped_bytes", interval.mapped_bytes},
+          {"incore_bytes", interval.incore_bytes},
+          {"locked_bytes", interval.locked_bytes},
+          {"registered_bytes", interval.registered_bytes},
+          {"device_bytes", interval.device_bytes}};
+}
+
 Json to_json(const ResidentReport& resident) {
-  return {{"mapped_bytes", resident.mapped_bytes},
-          {"incore_bytes", resident.incore_bytes},
-          {"locked_bytes", resident.locked_bytes},
-          {"device_bytes", resident.device_bytes},
-          {"outside_cover_bytes", resident.outside_cover_bytes},
-          {"load_peak_bytes", resident.load_peak_bytes}};
+  Json json = {{"strategy", resident.strategy},
+               {"mapped_bytes", resident.mapped_bytes},
+               {"incore_bytes", resident.incore_bytes},
+               {"locked_bytes", resident.locked_bytes},
+               {"registered_bytes", resident.registered_bytes},
+               {"device_bytes", resident.device_bytes},
+               {"outside_cover_bytes", resident.outside_cover_bytes},
+               {"load_peak_bytes", resident.load_peak_bytes},
+               {"group_peak_bytes", resident.group_peak_bytes},
+               {"read_bytes", resident.read_bytes},
+               {"kept_bytes", resident.kept_bytes},
+               {"adopted_bytes", resident.adopted_bytes},
+               {"load_us", resident.load_us},
+               {"note", resident.note}};
+  if (resident.intervals.empty()) return json;
+  Json& intervals = json["intervals"] = Json::array();
+  for (const IntervalReport& interval : resident.intervals) intervals.push_back(to_json(interval));
+  return json;
 }
 
 Json to_json(const Preparation& preparation) {
@@ -64,7 +86,29 @@ void read(Fields& fields, CoverReport& cover) {
   fields.object("hull", [&](Fields& inner) { read(inner, cover.hull); });
 }
 
+void read(Fields& fields, IntervalReport& interval) {
+  fields.u64("offset", interval.offset);
+  fields.u64("bytes", interval.bytes);
+  fields.u64("mapped_bytes", interval.mapped_bytes);
+  fields.u64("incore_bytes", interval.incore_bytes);
+  fields.u64("locked_bytes", interval.locked_bytes);
+  fields.u64("registered_bytes", interval.registered_bytes);
+  fields.u64("device_bytes", interval.device_bytes);
+}
+
 void read(Fields& fields, ResidentReport& resident) {
+  fields.name("strategy", resident.strategy);
+  fields.text("note", resident.note);
+  fields.u64("registered_bytes", resident.registered_bytes);
+  fields.u64("group_peak_bytes", resident.group_peak_bytes);
+  fields.u64("read_bytes", resident.read_bytes);
+  fields.u64("kept_bytes", resident.kept_bytes);
+  fields.u64("adopted_bytes", resident.adopted_bytes);
+  fields.u64("load_us", resident.load_us);
+  if (fields.has("intervals")) {
+    fields.array("intervals", kMaxIntervals,
+                 [&](Fields& inner) { read(inner, resident.intervals.emplace_back()); });
+  }
   fields.u64("mapped_bytes", resident.mapped_bytes);
   fields.u64("incore_bytes", resident.incore_bytes);
   fields.u64("locked_bytes", resident.locked_bytes);
@@ -155,7 +199,10 @@ Json to_json(const NodeStatus& status) {
   json["resident"] = to_json(status.resident);
   json["sessions"] = status.sessions;
   json["kv_bytes"] = status.kv_bytes;
-  json["load"] = {{"bytes_done", status.load.bytes_done}, {"bytes_total", status.load.bytes_total}};
+  json["kv_formula"] = status.kv_formula;
+  json["load"] = {{"bytes_done", status.load.bytes_done},
+                  {"bytes_total", status.load.bytes_total},
+                  {"seconds_left", status.load.seconds_left}};
   json["route"] = to_json(status.route);
   return json;
 }
@@ -188,9 +235,11 @@ void read(Fields& fields, NodeStatus& status) {
   fields.object("resident", [&](Fields& inner) { read(inner, status.resident); });
   fields.u64("sessions", status.sessions);
   fields.u64("kv_bytes", status.kv_bytes);
+  fields.text("kv_formula", status.kv_formula);
   fields.object("load", [&](Fields& inner) {
     inner.u64("bytes_done", status.load.bytes_done);
     inner.u64("bytes_total", status.load.bytes_total);
+    inner.u64("seconds_left", status.load.seconds_left);
   });
   read_route(fields, status.route);
 }

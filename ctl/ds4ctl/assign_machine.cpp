@@ -138,6 +138,7 @@ void AssignMachine::on_status(std::size_t node, const wire::NodeStatus& status, 
   if (status.load.bytes_done != work.shown.bytes_done) work.last_change = now;
   work.shown.bytes_done = status.load.bytes_done;
   work.shown.bytes_total = status.load.bytes_total;
+  work.shown.seconds_left = status.load.seconds_left;
   if (phase_ == AssignPhase::kLoading) {
     look_at_load(node, status, now);
   } else {

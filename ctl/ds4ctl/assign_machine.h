@@ -49,6 +49,7 @@ struct NodeProgress {
   std::string doing;  // "loading", "prepared", "ready"
   std::uint64_t bytes_done = 0;
   std::uint64_t bytes_total = 0;
+  std::uint64_t seconds_left = 0;  // 0: not known
   bool operator==(const NodeProgress&) const = default;
 };
 

@@ -82,9 +82,10 @@ std::vector<Result<wire::Reply>> ask_all(ControlTransport& transport, std::span<
 
 std::vector<Result<wire::NodeStatus>> query_statuses(ControlTransport& transport,
                                                      std::span<const Node> nodes,
-                                                     std::chrono::milliseconds timeout) {
+                                                     std::chrono::milliseconds timeout,
+                                                     bool spans) {
   std::vector<Result<wire::NodeStatus>> statuses;
-  auto replies = ask_all(transport, nodes, wire::StatusRequest{}, timeout);
+  auto replies = ask_all(transport, nodes, wire::StatusRequest{spans}, timeout);
   for (std::size_t i = 0; i < replies.size(); ++i) {
     if (!replies[i]) {
       statuses.push_back(tl::unexpected<Error>(std::move(replies[i]).error()));

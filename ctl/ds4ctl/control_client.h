@@ -48,9 +48,9 @@ std::vector<Result<wire::Reply>> ask_all(ControlTransport& transport, std::span<
                                          const decltype(wire::Request::body)& body,
                                          std::chrono::milliseconds timeout = kAnswerTimeout);
 
-/// ask_all(StatusRequest), unwrapped.
+/// ask_all(StatusRequest), unwrapped. `spans`: with every interval.
 std::vector<Result<wire::NodeStatus>> query_statuses(
     ControlTransport& transport, std::span<const Node> nodes,
-    std::chrono::milliseconds timeout = kAnswerTimeout);
+    std::chrono::milliseconds timeout = kAnswerTimeout, bool spans = false);
 
 }  // namespace ds4::ctl

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "agent/wire/cover_report.h"
 #include "ctl/common/bytes_text.h"
 #include "ctl/common/exit_codes.h"
 #include "ctl/common/terminal.h"
@@ -31,7 +32,7 @@ Result<int> cover(const CoverOptions& options) {
                                        ? options.page_bytes
                                        : static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   DS4_ASSIGN(const SpanCover spans, SpanCover::of(file->gguf(), range, page_bytes));
-  DS4_TRY(write_stdout(options.json ? wire::to_json_text(report_of(spans)) + "\n"
+  DS4_TRY(write_stdout(options.json ? wire::to_json_text(wire::report_of(spans)) + "\n"
                                     : cover_text(spans, range)));
   return kExitOk;
 }

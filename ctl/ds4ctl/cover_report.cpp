@@ -6,20 +6,6 @@
 
 namespace ds4::ctl {
 
-wire::CoverReport report_of(const SpanCover& cover) {
-  wire::CoverReport report;
-  report.file_bytes = cover.file_bytes();
-  report.page_bytes = cover.page_bytes();
-  report.tensor_bytes = cover.tensor_bytes();
-  report.cover_bytes = cover.cover_bytes();
-  report.spans = cover.spans();
-  for (const Interval& interval : cover.intervals()) {
-    report.intervals.push_back({interval.begin, interval.bytes()});
-  }
-  report.hull = {cover.hull().begin, cover.hull().bytes()};
-  return report;
-}
-
 std::string cover_text(const SpanCover& cover, const LayerRange& range) {
   std::string text = fmt::format("layers {}: {}\n", range.to_string(), cover.describe());
   for (const Interval& interval : cover.intervals()) {

@@ -2,13 +2,10 @@
 // A span cover as `ds4ctl cover` shows it; pure.
 #include <string>
 
-#include "agent/wire/control.h"
 #include "engine/residency/layer_range.h"
 #include "engine/residency/span_cover.h"
 
 namespace ds4::ctl {
-
-wire::CoverReport report_of(const SpanCover& cover);
 
 /// describe()'s line, the intervals, and what a range from the first byte to the last would have
 /// taken.

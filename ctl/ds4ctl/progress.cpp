@@ -35,6 +35,7 @@ std::string progress_bar(const NodeProgress& node, unsigned columns) {
       fmt::format("{:<8} {:<10} {:<8} [{}{}] {:>3} %  {} of {}", node.name, node.layers, node.doing,
                   std::string(full, '#'), std::string(kBarCells - full, '-'), share(node, 100),
                   bytes_text(node.bytes_done), bytes_text(node.bytes_total));
+  if (node.seconds_left > 0) line += fmt::format(", {} s left", node.seconds_left);
   if (line.size() > columns) line.resize(columns);  // a wrapped line could not be redrawn
   return line;
 }

@@ -9,7 +9,8 @@
 
 namespace ds4::ctl {
 
-/// "alpha  0:2  loading  [#######---------]  43 %  8.60 GiB of 20.00 GiB", at most `columns` wide.
+/// "alpha  0:2  loading  [#######---------]  43 %  8.60 GiB of 20.00 GiB, 12 s left", at most
+/// `columns` wide.
 std::string progress_bar(const NodeProgress& node, unsigned columns);
 
 /// A line for every node whose state has changed since `before`, or that has passed another

@@ -48,6 +48,8 @@ class Residence {
   virtual const SpanCover& cover() const = 0;
   virtual Result<Residency> audit() const = 0;
   virtual const LoadFigures& figures() const = 0;
+  /// True if writing to the model file changes what is held.
+  virtual bool shows_the_file() const { return false; }
   /// What is not as it was asked for, in sentences; empty if all is.
   virtual const std::string& note() const = 0;
   /// Why what is computed from it cannot be trusted any more. Any thread; cheap.

@@ -44,6 +44,7 @@ class ResidentSlice final : public Residence {
   const LayerRange& range() const override { return range_; }
   const SpanCover& cover() const override { return loaded_.cover; }
   Result<Residency> audit() const override;
+  bool shows_the_file() const override { return space_->store().shows_the_file(); }
   const LoadFigures& figures() const override { return loaded_.figures; }
   const std::string& note() const override { return loaded_.note; }
   std::optional<std::string> broken() const override { return space_->broken(); }

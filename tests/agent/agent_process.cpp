@@ -27,9 +27,29 @@ std::string ds4d_path() {
   return DS4_BINARY_DIR "/bin/ds4d";
 }
 
+/// In the child: descriptors from 3 on, as sd_listen_fds(3) expects them. Moved out of each other's
+/// way first.
+void pass_descriptors(const std::vector<std::pair<std::string, int>>& stored) {
+  constexpr int kFirst = 3;
+  std::string names;
+  std::vector<int> moved;
+  for (const auto& [name, fd] : stored) {
+    moved.push_back(::fcntl(fd, F_DUPFD, 500));
+    names += (names.empty() ? "" : ":") + name;
+  }
+  for (std::size_t i = 0; i < moved.size(); ++i) {
+    ::dup2(moved[i], kFirst + static_cast<int>(i));
+    ::close(moved[i]);
+  }
+  ::setenv("LISTEN_PID", std::to_string(::getpid()).c_str(), 1);
+  ::setenv("LISTEN_FDS", std::to_string(stored.size()).c_str(), 1);
+  ::setenv("LISTEN_FDNAMES", names.c_str(), 1);
+}
+
 /// Starts ds4d with both outputs appended to `log`.
 pid_t spawn(const std::vector<std::string>& arguments, const std::filesystem::path& log,
-            const std::map<std::string, std::string>& environment) {
+            const std::map<std::string, std::string>& environment,
+            const std::vector<std::pair<std::string, int>>& stored = {}) {
   std::vector<std::string> words = {ds4d_path()};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
@@ -41,6 +61,7 @@ pid_t spawn(const std::vector<std::string>& arguments, const std::filesystem::pa
   ::dup2(fd, STDOUT_FILENO);
   ::dup2(fd, STDERR_FILENO);
   for (const auto& [key, value] : environment) ::setenv(key.c_str(), value.c_str(), 1);
+  if (!stored.empty()) pass_descriptors(stored);
   ::execv(argv[0], argv.data());
   ::_exit(127);
 }
@@ -108,7 +129,8 @@ AgentProcess::~AgentProcess() {
 void AgentProcess::start() {
   const std::size_t before = log().size();
   pid_ = spawn({"--config", config_path().string(), "--listen", address_},
-               directory_.path() / "log", spec_.environment);
+               directory_.path() / "log", spec_.environment,
+               spec_.stored ? spec_.stored() : std::vector<std::pair<std::string, int>>());
   const std::string mark = "listening on ";
   std::string said;
   const bool up = eventually([&] {

@@ -46,6 +46,9 @@ struct AgentSpec {
   /// More lines of ds4d.toml: whole tables, e.g. "[engine]\ngraph = \"plain\"\n".
   std::string toml = "[engine]\nthreads = 1\n";
   std::map<std::string, std::string> environment = {};
+  /// Asked at each start: descriptors that are passed as a service manager passes them
+  /// (LISTEN_FDS).
+  std::function<std::vector<std::pair<std::string, int>>()> stored = {};
   bool insecure = false;
 };
 

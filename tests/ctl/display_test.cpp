@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "agent/wire/cover_report.h"
 #include "ctl/common/bytes_text.h"
 #include "ctl/ds4ctl/cover_report.h"
 #include "ctl/ds4ctl/progress.h"
@@ -143,7 +144,7 @@ TEST(Cover, SaysWhatANaiveRangeWouldHaveTaken) {
 
 TEST(Cover, ReportsOffsetsAndLengths) {
   const std::vector<Span> spans = {{4096, 4096}, {81920, 100}};
-  const wire::CoverReport report = report_of(SpanCover::from_spans(spans, 1 << 20, 4096).value());
+  const wire::CoverReport report = wire::report_of(SpanCover::from_spans(spans, 1 << 20, 4096).value());
   EXPECT_THAT(report.intervals,
               ElementsAre(wire::ByteInterval{4096, 4096}, wire::ByteInterval{81920, 4096}));
   EXPECT_EQ(report.hull, (wire::ByteInterval{4096, 81920}));

@@ -3,9 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 
+#include "engine/cuda/plugin.h"
 #include "engine/gguf/model_file.h"
 
 namespace ds4::agent {
@@ -31,10 +35,11 @@ class LoaderTest : public ::testing::Test {
   std::shared_ptr<const ModelFile> model =
       ModelFile::open(DS4_SOURCE_DIR "/packaging/models/tiny-v4-q4.gguf").value();
   Config config;
+  FdStore store;
 };
 
 TEST_F(LoaderTest, LoadsOneAfterAnother) {
-  Loader loader(model, config);
+  Loader loader(model, config, store);
   loader.load(1, {0, 2, false});
   loader.load(2, {3, 5, true});
   const LoadOutcome first = wait_for_outcome(loader);
@@ -45,11 +50,12 @@ TEST_F(LoaderTest, LoadsOneAfterAnother) {
   EXPECT_EQ(second.epoch, 2U);
   ASSERT_TRUE(second.slice);
   EXPECT_EQ(loader.progress().bytes_done, second.slice->weights->cover().cover_bytes());
+  EXPECT_EQ(loader.progress().seconds_left, 0U);
   EXPECT_EQ(loader.progress().bytes_total, loader.progress().bytes_done);
 }
 
 TEST_F(LoaderTest, ACancelledEpochIsNeverDelivered) {
-  Loader loader(model, config);
+  Loader loader(model, config, store);
   // Whether the first is still waiting, under way or done when it is cancelled: the second's
   // outcome is the only one.
   for (std::uint64_t epoch = 1; epoch < 40; epoch += 2) {
@@ -62,17 +68,76 @@ TEST_F(LoaderTest, ACancelledEpochIsNeverDelivered) {
   }
 }
 
+TEST_F(LoaderTest, SlicesOfOneModelShareWhatTheyHaveInCommon) {
+  Loader loader(model, config, store);
+  loader.load(1, {0, 2, false});
+  const LoadOutcome first = wait_for_outcome(loader);
+  loader.load(2, {1, 4, false});
+  const LoadOutcome second = wait_for_outcome(loader);
+  ASSERT_TRUE(first.slice && second.slice);
+  EXPECT_GT(second.slice->weights->figures().kept_bytes, 0U);
+  EXPECT_EQ(
+      second.slice->weights->figures().kept_bytes + second.slice->weights->figures().read_bytes,
+      second.slice->weights->cover().cover_bytes());
+}
+
+TEST_F(LoaderTest, AStrategyThatThisMachineLacksIsASentence) {
+  if (CudaEngine::open()) GTEST_SKIP() << "there is a GPU here";
+  config.residency.strategy = Config::Strategy::kCudaDevice;
+  Loader loader(model, config, store);
+  loader.load(1, {0, 2, false});
+  const LoadOutcome outcome = wait_for_outcome(loader);
+  ASSERT_FALSE(outcome.slice);
+  EXPECT_EQ(outcome.slice.error().code, ErrorCode::kUnsupported);
+  EXPECT_GT(outcome.slice.error().message.size(), 20U);
+}
+
+TEST_F(LoaderTest, AutoComputesOnTheCpuWhereThereIsNoGpu) {
+  if (CudaEngine::open()) GTEST_SKIP() << "there is a GPU here";
+  config.engine.device = Config::Device::kAuto;
+  Loader loader(model, config, store);
+  loader.load(1, {0, 2, false});
+  const LoadOutcome outcome = wait_for_outcome(loader);
+  ASSERT_TRUE(outcome.slice) << outcome.slice.error().message;
+  EXPECT_EQ(outcome.slice->weights->strategy(), "file");
+}
+
+TEST_F(LoaderTest, MemoryThatMustBeLockedAndCannotIsAnErrorWithTheWayOut) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const rlimit none = {0, 0};
+    if (::setrlimit(RLIMIT_MEMLOCK, &none) != 0 ||
+        (::geteuid() == 0 && ::setresuid(65534, 65534, 65534) != 0)) {
+      ::_exit(2);
+    }
+    config.memory.lock = config.memory.must_lock = true;
+    Loader loader(model, config, store);
+    loader.load(1, {0, 2, false});
+    const LoadOutcome refused = wait_for_outcome(loader);
+    const bool told = !refused.slice && refused.slice.error().code == ErrorCode::kPermission &&
+                      refused.slice.error().message.find("LimitMEMLOCK") != std::string::npos;
+    ::_exit(told ? 0 : 1);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers replace mlock(2) by nothing";
+#else
+  EXPECT_EQ(status, 0);
+#endif
+}
+
 TEST_F(LoaderTest, DestroysWhatIsDiscarded) {
   std::atomic<bool> gone = false;
   {
-    Loader loader(model, config);
+    Loader loader(model, config, store);
     loader.discard(std::shared_ptr<void>(nullptr, [&](void*) { gone = true; }));
   }
   EXPECT_TRUE(gone);
 }
 
 TEST_F(LoaderTest, StopsInTheMiddleOfItsWork) {
-  Loader loader(model, config);
+  Loader loader(model, config, store);
   for (std::uint64_t epoch = 1; epoch < 20; ++epoch) loader.load(epoch, {0, 5, true});
 }
 
