@@ -37,7 +37,7 @@ struct Options {
   int client_core = 1;
   std::size_t rounds = 20'000;
   std::uint64_t stream_tokens = 5'000'000;
-  std::uint32_t ring = 0;  // completion entries; 0: the agent's choice
+  std::uint32_t ring = 16384;  // completion entries: the most that the agent gives
   bool json = false;
 };
 
@@ -113,6 +113,7 @@ void answer_polling(const Region& region) {
     const auto& request = std::get<CloseSessionRequest>(step.request);
     intake.end(request.id);
     outlet.final(request.id, Status::kOkClosed, {}, {});
+    outlet.publish_ordered();
     intake.release_ordered();
   }
 }
@@ -266,7 +267,8 @@ double unix_socket(const Options& options) {
 // ---- Command line ---------------------------------------------------------------------------
 
 constexpr const char* kUsage =
-    "usage: ds4-ipc-bench [--json] [--cores AGENT,CLIENT] [--rounds N] [--tokens N]\n    [--ring ENTRIES]\n";
+    "usage: ds4-ipc-bench [--json] [--cores AGENT,CLIENT] [--rounds N] [--tokens N]\n    [--ring "
+    "ENTRIES]\n";
 
 Options parse(int argc, char** argv) {
   Options options;

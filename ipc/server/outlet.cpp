@@ -16,6 +16,8 @@ CompletionEntry make_entry(std::uint64_t request_id, Kind kind) {
   return entry;
 }
 
+constexpr std::uint32_t kPublishEvery = 64;
+
 }  // namespace
 
 bool Outlet::has_space_ordered(std::uint32_t entries) {
@@ -63,7 +65,9 @@ void Outlet::push(const CompletionEntry& entry) {
     queue_.push_back(entry);
     return;
   }
-  ring_.publish();  // a client that polls sees it at once; one that sleeps is woken by the flush
+  if (++unpublished_ < kPublishEvery) return;
+  unpublished_ = 0;
+  ring_.publish();  // for a client that polls; one that sleeps is woken by the flush
 }
 
 void Outlet::drain() {

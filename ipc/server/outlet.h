@@ -36,17 +36,23 @@ class Outlet {
   /// Moves what fits from the queue into the ring.
   void drain();
   /// Shows what was pushed; before looking at the client's want for entries.
-  void publish_ordered() { ring_.publish_ordered(); }
+  void publish_ordered() {
+    unpublished_ = 0;
+    ring_.publish_ordered();
+  }
 
   std::size_t queued() const { return queue_.size(); }
   bool broken() const { return ring_.broken(); }
 
  private:
+  /// Shown at the next publish_ordered(), or with enough others: a tail that moves with every token
+  /// would travel between two cores with every token.
   void push(const CompletionEntry& entry);
   void message(std::uint64_t request_id, std::string_view sentence);
 
   RingProducer<CompletionEntry> ring_;
   std::deque<CompletionEntry> queue_;
+  std::uint32_t unpublished_ = 0;
 };
 
 }  // namespace ds4::ipc

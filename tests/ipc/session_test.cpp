@@ -69,6 +69,7 @@ class SessionTest : public ::testing::Test {
     }
   }
   std::vector<CompletionEntry> drain() {
+    session->flush();  // as the agent does at the end of its turn
     std::vector<CompletionEntry> out;
     CompletionEntry e;
     while (completions.pop(e)) out.push_back(e);
