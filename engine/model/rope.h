@@ -6,6 +6,7 @@
 // that turn seldom are slowed by the factor, and a ramp joins the two. Angles are computed in
 // double precision, so a position of a million is as exact as the first.
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "engine/model/hyper_params.h"
@@ -20,6 +21,8 @@ class Rope {
   /// R/2 pairs (cosine, sine) for one position; `table` holds R floats.
   void fill(std::uint32_t position, float* table) const;
   std::uint32_t dim() const { return 2 * static_cast<std::uint32_t>(frequency_.size()); }
+  /// Of each pair: radians a position.
+  std::span<const double> frequencies() const { return frequency_; }
 
   /// Turns the last R values of a row of `n` values forwards, or back.
   static void turn(float* row, std::uint32_t n, const float* table, std::uint32_t rope_dim);

@@ -4,6 +4,30 @@
 
 namespace ds4 {
 
+Result<void> check_segment(const Segment& segment, std::uint32_t position, std::uint32_t context,
+                           std::uint32_t n_vocab) {
+  const std::size_t count = segment.tokens.size();
+  if (count == 0)
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("session {}: a segment without tokens", segment.session));
+  if (segment.first_position != position)
+    return fail(ErrorCode::kMismatch,
+                fmt::format("session {} holds {} positions, but the segment begins at {}",
+                            segment.session, position, segment.first_position));
+  if (count > context - position)
+    return fail(ErrorCode::kOutOfRange,
+                fmt::format("session {}: {} more tokens at position {} exceed its context of {}",
+                            segment.session, count, position, context));
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::int32_t token = segment.tokens[i];
+    if (token < 0 || static_cast<std::uint32_t>(token) >= n_vocab)
+      return fail(ErrorCode::kOutOfRange,
+                  fmt::format("session {}: token {} at position {} is outside the vocabulary of {}",
+                              segment.session, token, segment.first_position + i, n_vocab));
+  }
+  return {};
+}
+
 Result<void> Sessions::open(SessionId session, std::uint32_t context) {
   if (caches_.contains(session))
     return fail(ErrorCode::kInvalidArgument, fmt::format("session {} is open already", session));
@@ -49,17 +73,6 @@ Result<std::uint32_t> Sessions::position(SessionId session) const {
   return found->second->position;
 }
 
-Result<void> Sessions::check_tokens(const Segment& segment) const {
-  for (std::size_t i = 0; i < segment.tokens.size(); ++i) {
-    const std::int32_t token = segment.tokens[i];
-    if (token < 0 || static_cast<std::uint32_t>(token) >= hp_.n_vocab)
-      return fail(ErrorCode::kOutOfRange,
-                  fmt::format("session {}: token {} at position {} is outside the vocabulary of {}",
-                              segment.session, token, segment.first_position + i, hp_.n_vocab));
-  }
-  return {};
-}
-
 Result<void> Sessions::plan_segment(const Segment& segment, std::uint32_t max_rows, Batch& batch) {
   const auto found = caches_.find(segment.session);
   if (found == caches_.end())
@@ -70,20 +83,9 @@ Result<void> Sessions::plan_segment(const Segment& segment, std::uint32_t max_ro
                 fmt::format("session {} has two segments in one call", segment.session));
   cache.last_call = calls_;
   const std::size_t count = segment.tokens.size();
-  if (count == 0)
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("session {}: a segment without tokens", segment.session));
   if (count > max_rows - batch.n())
     return fail(ErrorCode::kOutOfRange, fmt::format("a call of more than {} rows", max_rows));
-  if (segment.first_position != cache.position)
-    return fail(ErrorCode::kMismatch,
-                fmt::format("session {} holds {} positions, but the segment begins at {}",
-                            segment.session, cache.position, segment.first_position));
-  if (count > cache.context() - cache.position)
-    return fail(ErrorCode::kOutOfRange,
-                fmt::format("session {}: {} more tokens at position {} exceed its context of {}",
-                            segment.session, count, cache.position, cache.context()));
-  DS4_TRY(check_tokens(segment));
+  DS4_TRY(check_segment(segment, cache.position, cache.context(), hp_.n_vocab));
 
   const auto index = static_cast<std::uint32_t>(batch.segments.size());
   batch.segments.push_back(

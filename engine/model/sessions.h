@@ -14,6 +14,10 @@
 
 namespace ds4 {
 
+/// Whether a session that holds `position` of `context` positions can take the segment.
+Result<void> check_segment(const Segment& segment, std::uint32_t position, std::uint32_t context,
+                           std::uint32_t n_vocab);
+
 class Sessions {
  public:
   /// `budget_bytes` 0: unlimited. The parameters must outlive this.
@@ -36,7 +40,6 @@ class Sessions {
 
  private:
   Result<void> plan_segment(const Segment& segment, std::uint32_t max_rows, Batch& batch);
-  Result<void> check_tokens(const Segment& segment) const;
 
   const HyperParams& hp_;
   const LayerRange range_;
