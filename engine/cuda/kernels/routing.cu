@@ -1,0 +1,158 @@
+// Routing: every row's experts and their weights, and then the rows of every expert.
+#include "engine/cuda/kernels/mixing.cuh"
+
+namespace ds4::cuda {
+namespace {
+
+constexpr unsigned kThreads = 1024, kWarps = kThreads / kWarp;
+constexpr std::uint32_t kMostExperts = 512;
+
+struct RouteArgs {
+  Sizes sizes;
+  const float* logits;
+  const float* bias;
+  const std::int32_t* token_experts;
+  const RowEntry* rows;
+  std::uint32_t n, choosing_blocks;
+  std::uint32_t* row_expert;
+  Groups groups;
+  MixArgs mix;
+};
+
+__device__ __forceinline__ float softplus(float x) {
+  return x > 20.0f ? x : log1pf(expf(x));
+}
+
+/// A row's experts, by a warp that holds expert 32 i + lane in p[i].
+__device__ void choose(const RouteArgs& args, std::uint32_t row) {
+  constexpr int kHeld = kMostExperts / kWarp;
+  const std::uint32_t n = args.sizes.n_expert, used = args.sizes.n_expert_used;
+  const int lane = threadIdx.x % kWarp;
+  float p[kHeld], score[kHeld];
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) {
+    const std::uint32_t expert = i * kWarp + lane;
+    p[i] = 0, score[i] = -INFINITY;
+    if (expert >= n) continue;
+    p[i] = sqrtf(softplus(args.logits[std::size_t{row} * n + expert]));
+    score[i] = args.bias != nullptr ? p[i] + args.bias[expert] : p[i];
+  }
+  std::uint32_t* chosen = args.row_expert + std::size_t{row} * used;
+  float my_p = 0, sum = 0;  // lane `slot` keeps its expert's p
+  for (std::uint32_t slot = 0; slot < used; ++slot) {
+    std::uint32_t best = 0;
+    if (args.token_experts != nullptr) {
+      best = static_cast<std::uint32_t>(
+          args.token_experts[static_cast<std::size_t>(args.rows[row].token) * used + slot]);
+    } else {
+      float top = -INFINITY;
+      best = n;
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i)
+        if (score[i] > top) top = score[i], best = i * kWarp + lane;
+#pragma unroll
+      for (int step = 16; step > 0; step /= 2) {
+        const float other = __shfl_xor_sync(kFullWarp, top, step);
+        const std::uint32_t its = __shfl_xor_sync(kFullWarp, best, step);
+        if (other > top || (other == top && its < best)) top = other, best = its;
+      }
+      if (best >= n) best = slot;  // nothing but what is no number: any expert, but a valid one
+    }
+    float value = 0;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (best != static_cast<std::uint32_t>(i * kWarp + lane)) continue;
+      value = p[i];
+      score[i] = -INFINITY;
+    }
+    value = __shfl_sync(kFullWarp, value, best % kWarp);
+    if (static_cast<std::uint32_t>(lane) == slot) my_p = value, chosen[slot] = best;
+    sum += value;
+  }
+  sum = fmaxf(sum, 1e-20f);
+  if (static_cast<std::uint32_t>(lane) < used)
+    args.groups.row_weight[std::size_t{row} * used + lane] =
+        my_p / sum * args.sizes.expert_weights_scale;
+}
+
+/// Sorts the (row, slot) pairs by expert, counting. One block.
+__device__ void group(const RouteArgs& args) {
+  __shared__ std::uint32_t next[kMostExperts];  // counts, then the next entry
+  const std::uint32_t used = args.sizes.n_expert_used;
+  const std::uint32_t pairs = args.n * used;
+  for (std::uint32_t e = threadIdx.x; e < kMostExperts; e += kThreads) next[e] = 0;
+  __syncthreads();
+  for (std::uint32_t i = threadIdx.x; i < pairs; i += kThreads)
+    atomicAdd(&next[args.row_expert[i]], 1u);
+  __syncthreads();
+  if (threadIdx.x < kWarp) {
+    constexpr int kEach = kMostExperts / kWarp;
+    const std::uint32_t first = threadIdx.x * kEach;
+    std::uint32_t entries = 0, groups = 0;
+    for (int i = 0; i < kEach; ++i) entries += next[first + i], groups += next[first + i] != 0;
+    std::uint32_t entries_upto = entries, groups_upto = groups;
+    for (int step = 1; step < kWarp; step *= 2) {
+      const std::uint32_t e = __shfl_up_sync(kFullWarp, entries_upto, step);
+      const std::uint32_t g = __shfl_up_sync(kFullWarp, groups_upto, step);
+      if (static_cast<int>(threadIdx.x) >= step) entries_upto += e, groups_upto += g;
+    }
+    std::uint32_t entry = entries_upto - entries, g = groups_upto - groups;
+    for (int i = 0; i < kEach; ++i) {
+      const std::uint32_t count = next[first + i];
+      next[first + i] = entry;
+      if (count == 0) continue;
+      args.groups.expert[g] = first + i;
+      args.groups.begin[g] = entry;
+      entry += count;
+      ++g;
+    }
+    if (threadIdx.x == kWarp - 1) {
+      *args.groups.count = groups_upto;
+      args.groups.begin[groups_upto] = entries_upto;
+    }
+  }
+  __syncthreads();
+  for (std::uint32_t i = threadIdx.x; i < pairs; i += kThreads) {
+    const std::uint32_t entry = atomicAdd(&next[args.row_expert[i]], 1u);
+    args.groups.row_entry[i] = entry;
+    args.groups.entry_row[entry] = i / used;
+  }
+}
+
+/// Blocks that choose, 32 rows each, and then blocks that finish mixings. A single choosing block
+/// groups as well.
+__global__ void __launch_bounds__(kThreads) route_kernel(const __grid_constant__ RouteArgs args) {
+  let_successor_start();
+  wait_for_predecessor();
+  if (blockIdx.x >= args.choosing_blocks) {
+    const std::uint32_t row = (blockIdx.x - args.choosing_blocks) * kThreads + threadIdx.x;
+    if (row < args.n) finish_mix(args.mix, args.sizes, row);
+    return;
+  }
+  const std::uint32_t row = blockIdx.x * kWarps + threadIdx.x / kWarp;
+  if (row < args.n) choose(args, row);
+  if (args.choosing_blocks > 1) return;
+  __syncthreads();
+  group(args);
+}
+
+__global__ void __launch_bounds__(kThreads) group_kernel(const __grid_constant__ RouteArgs args) {
+  let_successor_start();
+  wait_for_predecessor();
+  group(args);
+}
+
+}  // namespace
+
+void route(Launcher& launcher, const Sizes& sizes, const float* logits, const float* bias,
+           const std::int32_t* token_experts, const RowEntry* rows, std::uint32_t n,
+           std::uint32_t* row_expert, const Groups& groups, const MixArgs& mix) {
+  const std::uint32_t choosing = (n + kWarps - 1) / kWarps;
+  const RouteArgs args{sizes, logits,   bias,       token_experts, rows,
+                       n,     choosing, row_expert, groups,        mix};
+  launch(launcher, route_kernel, dim3(choosing + (n + kThreads - 1) / kThreads), kThreads, 0, 1,
+         args);
+  if (choosing > 1) launch(launcher, group_kernel, dim3(1), kThreads, 0, 1, args);
+}
+
+}  // namespace ds4::cuda

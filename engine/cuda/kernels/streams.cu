@@ -1,0 +1,287 @@
+// The four residual streams: filled from the embedding, read and mixed before every block.
+//
+// A row is the work of a cluster of eight blocks, each with an eighth of the columns of all four
+// streams. One exchange through the cluster's shared memory is enough: the norm of the mixed row
+// follows from the ten products of the streams with one another, which are summed up together with
+// the outputs of the hyper-connection.
+#include <cooperative_groups.h>
+
+#include "engine/cuda/kernels/formats.cuh"
+#include "engine/cuda/kernels/mixing.cuh"
+
+namespace ds4::cuda {
+namespace {
+
+namespace cg = cooperative_groups;
+
+constexpr unsigned kThreads = 256, kWarps = kThreads / kWarp;
+constexpr unsigned kCluster = 8;
+constexpr int kPairs = 10;  // of four streams, each with itself and the others
+
+__device__ __forceinline__ float2 load_pair(const __half* p) {
+  return __half22float2(*reinterpret_cast<const __half2*>(p));
+}
+__device__ __forceinline__ float2 load_pair(const float* p) {
+  return *reinterpret_cast<const float2*>(p);
+}
+
+struct EnterArgs {
+  Sizes sizes;
+  const void* fn;
+  const float* base;
+  const float* scale;
+  const float* norm;
+  Pending pending;
+  const std::uint32_t* wanted;  // rows, or null: all
+  std::uint32_t n;
+  float* streams;
+  const float* mix;
+  float* logits;
+  __half* x;
+};
+
+/// kOutputs: kMixOutputs before a block, 4 before the head.
+template <typename Fn, int kOutputs>
+__global__ void __launch_bounds__(kThreads) enter_kernel(const __grid_constant__ EnterArgs args) {
+  extern __shared__ __align__(16) float slice[];  // [4][per]
+  __shared__ float warp_pairs[kWarps][kPairs];
+  __shared__ float partial[kOutputs + kPairs];
+  __shared__ float total[kOutputs + kPairs];
+  const cg::cluster_group cluster = cg::this_cluster();
+  const unsigned rank = cluster.block_rank();
+  const std::uint32_t out_row = blockIdx.x / kCluster;
+  const std::uint32_t width = args.sizes.n_embd, per = width / kCluster;
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  let_successor_start();
+  wait_for_predecessor();
+  const std::uint32_t row = args.wanted != nullptr ? args.wanted[out_row] : out_row;
+  float* streams = args.streams + std::size_t{row} * kStreamCount * width + rank * per;
+  const bool pending = args.pending.y != nullptr || args.pending.down != nullptr;
+
+  float pairs[kPairs] = {};
+  for (std::uint32_t i = threadIdx.x; i < per; i += kThreads) {
+    float s[kStreamCount];
+#pragma unroll
+    for (int d = 0; d < kStreamCount; ++d) s[d] = streams[d * width + i];
+    if (pending) {
+      spread(s, args.mix + std::size_t{row} * kMixKept,
+             pending_value(args.pending, args.sizes, row, args.n, rank * per + i));
+#pragma unroll
+      for (int d = 0; d < kStreamCount; ++d) streams[d * width + i] = s[d];
+    }
+    int pair = 0;
+#pragma unroll
+    for (int a = 0; a < kStreamCount; ++a) {
+      slice[a * per + i] = s[a];
+#pragma unroll
+      for (int b = a; b < kStreamCount; ++b, ++pair) pairs[pair] += s[a] * s[b];
+    }
+  }
+#pragma unroll
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const float sum = warp_sum(pairs[pair]);
+    if (lane == 0) warp_pairs[warp][pair] = sum;
+  }
+  __syncthreads();
+  constexpr int kPerWarp = (kOutputs + kWarps - 1) / kWarps;
+  const auto* fn = static_cast<const Fn*>(args.fn) + rank * per;
+  float dots[kPerWarp] = {};
+  for (int d = 0; d < kStreamCount; ++d) {
+    for (std::uint32_t i = 2 * lane; i < per; i += 2 * kWarp) {
+      const float2 s = *reinterpret_cast<const float2*>(slice + d * per + i);
+#pragma unroll
+      for (int o = 0; o < kPerWarp; ++o) {
+        const unsigned output = warp * kPerWarp + o;
+        if (output >= kOutputs) continue;
+        const float2 f =
+            load_pair(fn + (static_cast<std::size_t>(output) * kStreamCount + d) * width + i);
+        dots[o] += s.x * f.x + s.y * f.y;
+      }
+    }
+  }
+#pragma unroll
+  for (int o = 0; o < kPerWarp; ++o) {
+    const float sum = warp_sum(dots[o]);
+    if (lane == 0 && warp * kPerWarp + o < kOutputs) partial[warp * kPerWarp + o] = sum;
+  }
+  if (threadIdx.x < kPairs) {
+    float sum = 0;
+    for (unsigned w = 0; w < kWarps; ++w) sum += warp_pairs[w][threadIdx.x];
+    partial[kOutputs + threadIdx.x] = sum;
+  }
+  cluster.sync();
+  if (threadIdx.x < kOutputs + kPairs) {
+    float sum = 0;
+    for (unsigned r = 0; r < kCluster; ++r) sum += cluster.map_shared_rank(partial, r)[threadIdx.x];
+    total[threadIdx.x] = sum;
+  }
+  __syncthreads();
+  const auto token = cluster.barrier_arrive();  // nobody leaves while its sums may be read
+
+  const float* products = total + kOutputs;  // 00 01 02 03 11 12 13 22 23 33
+  const float mean = (products[0] + products[4] + products[7] + products[9]) /
+                     static_cast<float>(kStreamCount * width);
+  const float inverse = 1.0f / sqrtf(mean + args.sizes.rms_eps);
+  float pre[kStreamCount];
+#pragma unroll
+  for (int s = 0; s < kStreamCount; ++s)
+    pre[s] = sigmoid(total[s] * inverse * args.scale[0] + args.base[s]) + args.sizes.hc_eps;
+  if constexpr (kOutputs == kMixOutputs) {
+    if (rank == 0 && threadIdx.x < kMixOutputs) {
+      const int part = threadIdx.x < 4 ? 0 : (threadIdx.x < 8 ? 1 : 2);
+      args.logits[std::size_t{row} * kMixOutputs + threadIdx.x] =
+          total[threadIdx.x] * inverse * args.scale[part] + args.base[threadIdx.x];
+    }
+  }
+  float square = 0;
+  int pair = 0;
+#pragma unroll
+  for (int a = 0; a < kStreamCount; ++a)
+#pragma unroll
+    for (int b = a; b < kStreamCount; ++b, ++pair)
+      square += (a == b ? 1.0f : 2.0f) * pre[a] * pre[b] * products[pair];
+  const float scale =
+      1.0f / sqrtf(fmaxf(square, 0.0f) / static_cast<float>(width) + args.sizes.rms_eps);
+  __half* x = args.x + std::size_t{out_row} * width + rank * per;
+  for (std::uint32_t i = threadIdx.x; i < per; i += kThreads) {
+    float value = 0;
+#pragma unroll
+    for (int s = 0; s < kStreamCount; ++s) value += pre[s] * slice[s * per + i];
+    x[i] = __float2half_rn(value * scale * args.norm[rank * per + i]);
+  }
+  cluster.barrier_wait(std::move(const_cast<cg::cluster_group::arrival_token&>(token)));
+}
+
+__global__ void leave_kernel(const __grid_constant__ EnterArgs args) {
+  let_successor_start();
+  wait_for_predecessor();
+  const std::uint32_t row = blockIdx.y, width = args.sizes.n_embd;
+  const std::uint32_t e = blockIdx.x * blockDim.x + threadIdx.x;
+  if (e >= width) return;
+  float* streams = args.streams + std::size_t{row} * kStreamCount * width + e;
+  float s[kStreamCount];
+#pragma unroll
+  for (int d = 0; d < kStreamCount; ++d) s[d] = streams[d * width];
+  spread(s, args.mix + std::size_t{row} * kMixKept,
+         pending_value(args.pending, args.sizes, row, args.n, e));
+#pragma unroll
+  for (int d = 0; d < kStreamCount; ++d) streams[d * width] = s[d];
+}
+
+/// Eight values of a row, as floats: exact for floats, else as products see them.
+__device__ inline void embedding_values(const std::uint8_t* row, std::uint32_t type,
+                                        std::uint32_t i, const Iq2Table* table, float (&v)[8]) {
+  if (type == static_cast<std::uint32_t>(TensorType::kF32)) {
+    for (int k = 0; k < 8; ++k) v[k] = reinterpret_cast<const float*>(row)[8 * i + k];
+    return;
+  }
+  if (type == static_cast<std::uint32_t>(TensorType::kBF16)) {
+    for (int k = 0; k < 8; ++k)
+      v[k] = __uint_as_float(std::uint32_t{reinterpret_cast<const std::uint16_t*>(row)[8 * i + k]}
+                             << 16);
+    return;
+  }
+  Half8 w;
+  with_format(type, [&](auto format) { format.decode8(row, i / 4, i % 4, table, w); });
+  for (int k = 0; k < 4; ++k) {
+    const float2 pair = __half22float2(as_half2(w[k]));
+    v[2 * k] = pair.x, v[2 * k + 1] = pair.y;
+  }
+}
+
+__global__ void embed_kernel(Sizes sizes, DeviceMatrix embedding, const RowEntry* rows,
+                             float* streams, const std::uint16_t* grid) {
+  __shared__ Iq2Table table;
+  let_successor_start();
+  wait_for_predecessor();
+  table.fill(grid);
+  __syncthreads();
+  const auto token = static_cast<std::size_t>(rows[blockIdx.x].token);
+  const auto* row =
+      reinterpret_cast<const std::uint8_t*>(embedding.data) + token * embedding.row_bytes;
+  float* out = streams + std::size_t{blockIdx.x} * kStreamCount * sizes.n_embd;
+  for (std::uint32_t i = threadIdx.x; i < sizes.n_embd / 8; i += blockDim.x) {
+    float v[8];
+    embedding_values(row, embedding.type, i, &table, v);
+    for (int s = 0; s < kStreamCount; ++s)
+      for (int k = 0; k < 8; ++k) out[std::size_t{s} * sizes.n_embd + 8 * i + k] = v[k];
+  }
+}
+
+/// One block per row, one thread per pair of each of the four tables.
+__global__ void angles_kernel(const RowEntry* rows, std::uint32_t pairs, const double* frequencies,
+                              float* angles) {
+  let_successor_start();
+  wait_for_predecessor();
+  const std::uint32_t table = threadIdx.x / pairs, pair = threadIdx.x % pairs;
+  if (table >= 4) return;
+  std::uint32_t position = rows[blockIdx.x].position;
+  if (table == 2) position -= position % 4;
+  if (table == 3) position -= position % 128;
+  const double angle = position * frequencies[(table == 0 ? 0 : pairs) + pair];
+  double sine, cosine;
+  sincos(angle, &sine, &cosine);
+  float* out = angles + (std::size_t{blockIdx.x} * 4 + table) * 2 * pairs + 2 * pair;
+  out[0] = static_cast<float>(cosine);
+  out[1] = static_cast<float>(sine);
+}
+
+template <int kOutputs>
+void launch_enter(Launcher& launcher, bool half, const EnterArgs& args) {
+  const dim3 blocks(args.n * kCluster);
+  const std::size_t shared = sizeof(float) * kStreamCount * args.sizes.n_embd / kCluster;
+  if (half)
+    launch(launcher, enter_kernel<__half, kOutputs>, blocks, kThreads, shared, kCluster, args);
+  else
+    launch(launcher, enter_kernel<float, kOutputs>, blocks, kThreads, shared, kCluster, args);
+}
+
+}  // namespace
+
+void enter_block(Launcher& launcher, const Sizes& sizes, const HyperConnection& hc,
+                 const float* norm, const Pending& pending, std::uint32_t n, float* streams,
+                 const float* mix, float* logits, __half* x) {
+  launch_enter<kMixOutputs>(
+      launcher, hc.fn_is_half,
+      {sizes, hc.fn, hc.base, hc.scale, norm, pending, nullptr, n, streams, mix, logits, x});
+}
+
+void leave_last_block(Launcher& launcher, const Sizes& sizes, const Pending& pending,
+                      std::uint32_t n, float* streams, const float* mix) {
+  EnterArgs args{};
+  args.sizes = sizes, args.pending = pending, args.n = n, args.streams = streams, args.mix = mix;
+  launch(launcher, leave_kernel, dim3((sizes.n_embd + kThreads - 1) / kThreads, n), kThreads, 0, 1,
+         args);
+}
+
+void enter_head(Launcher& launcher, const Sizes& sizes, const HyperConnection& hc,
+                const float* norm, const std::uint32_t* wanted, std::uint32_t n,
+                const float* streams, __half* x) {
+  launch_enter<kStreamCount>(launcher, hc.fn_is_half,
+                             {sizes,
+                              hc.fn,
+                              hc.base,
+                              hc.scale,
+                              norm,
+                              {},
+                              wanted,
+                              n,
+                              const_cast<float*>(streams),
+                              nullptr,
+                              nullptr,
+                              x});
+}
+
+void embed(Launcher& launcher, const Sizes& sizes, const DeviceMatrix& embedding,
+           const RowEntry* rows, std::uint32_t n, float* streams, const std::uint16_t* iq2_grid) {
+  launch(launcher, embed_kernel, dim3(n), kThreads, 0, 1, sizes, embedding, rows, streams,
+         iq2_grid);
+}
+
+void fill_angles(Launcher& launcher, const Sizes& sizes, const RowEntry* rows, std::uint32_t n,
+                 const double* frequencies, float* angles) {
+  launch(launcher, angles_kernel, dim3(n), 2 * sizes.rope_dim, 0, 1, rows, sizes.rope_dim / 2,
+         frequencies, angles);
+}
+
+}  // namespace ds4::cuda

@@ -1,0 +1,199 @@
+#pragma once
+// Sixteen rows of weights times a few rows of activations, by one warp: the inner loop of every
+// product. Weights pass once through the warp's own ring in shared memory (or straight into
+// registers, if they are floats) and become halves there; the matrix instruction multiplies them by
+// 8 * NT rows of activations.
+//
+// Columns are cut into segments of kSegment, each summed by itself and by one warp; whoever calls
+// adds the segments up in order. That order, and so a result's bits, depends on the number of
+// columns alone.
+#include "engine/cuda/kernels/formats.cuh"
+
+namespace ds4::cuda {
+
+inline constexpr std::uint32_t kSegment = 512;
+inline constexpr std::uint32_t kUnit = 256;  // columns that are copied together
+inline constexpr std::uint32_t kTileRows = 16;
+inline constexpr std::uint32_t kTileWarps = 8;     // of a block
+inline constexpr std::uint32_t kRingBytes = 9728;  // of a warp
+
+__host__ __device__ constexpr std::uint32_t segments_of(std::uint32_t cols) {
+  return (cols + kSegment - 1) / kSegment;
+}
+
+/// Sixteen rows of a matrix, or as many as are left.
+struct TileRows {
+  const std::uint8_t* first = nullptr;
+  std::uint64_t row_bytes = 0;
+  std::uint32_t count = 0;  // 1..16; rows behind them repeat the last
+
+  __device__ const std::uint8_t* row(std::uint32_t r) const {
+    return first + (r < count ? r : count - 1) * row_bytes;
+  }
+};
+
+/// One segment of one tile, and where its sums go: [8 * NT][kTileRows] floats.
+struct TileJob {
+  TileRows rows;
+  std::uint32_t segment = 0;
+  float* sums = nullptr;
+};
+
+/// The activations of a lane: rows g, g + 8, ... of the call, from column 8t on; null if absent.
+template <int NT>
+struct LaneInputs {
+  const __half* x[NT];
+
+  __device__ uint4 load(int i, std::uint32_t column) const {
+    if (x[i] == nullptr) return make_uint4(0, 0, 0, 0);
+    return *reinterpret_cast<const uint4*>(x[i] + column);
+  }
+};
+
+namespace tile {
+
+template <class Format>
+struct Ring {
+  static constexpr std::uint32_t kStride = (Format::kMostBytes + 15 + 4 + 15) / 16 * 16;
+  static constexpr std::uint32_t kStageBytes = kTileRows * kStride;
+  static constexpr int kStages = kRingBytes / kStageBytes < 4 ? kRingBytes / kStageBytes : 4;
+  static_assert(kStages >= 2);
+};
+
+/// Starts the copy of columns [column, column + cols).
+template <class Format>
+__device__ __forceinline__ void start_copy(std::uint8_t* stage, const TileRows& rows,
+                                           std::uint32_t column, std::uint32_t cols) {
+  const std::uint32_t lane = threadIdx.x % kWarp, piece = lane % 8;
+#pragma unroll
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    const std::uint32_t r = lane / 8 + 4 * i;
+    const auto from = reinterpret_cast<std::uintptr_t>(rows.row(r) + Format::bytes(column));
+    const std::uint32_t skew = from & 15;
+    const std::uint32_t pieces = (Format::bytes(cols) + skew + 15) / 16;
+    for (std::uint32_t p = piece; p < pieces; p += 8)
+      copy16_async(stage + r * Ring<Format>::kStride + 16 * p,
+                   reinterpret_cast<const void*>(from - skew + 16 * p));
+  }
+}
+
+template <class Format, int NT>
+__device__ __forceinline__ void multiply_chunk(float (&acc)[NT][4], const std::uint8_t* upper,
+                                               const std::uint8_t* lower, std::uint32_t chunk,
+                                               const LaneInputs<NT>& inputs, std::uint32_t column,
+                                               const Iq2Table* table) {
+  uint4 b[NT];
+#pragma unroll
+  for (int i = 0; i < NT; ++i) b[i] = inputs.load(i, column);
+  Half8 u, l;
+  const std::uint32_t t = threadIdx.x % 4;
+  Format::decode8(upper, chunk, t, table, u);
+  Format::decode8(lower, chunk, t, table, l);
+  const std::uint32_t a0[4] = {u[0], l[0], u[1], l[1]};
+  const std::uint32_t a1[4] = {u[2], l[2], u[3], l[3]};
+#pragma unroll
+  for (int i = 0; i < NT; ++i) multiply_add(acc[i], a0, b[i].x, b[i].y);
+#pragma unroll
+  for (int i = 0; i < NT; ++i) multiply_add(acc[i], a1, b[i].z, b[i].w);
+}
+
+/// The columns of a unit, which are a multiple of 32.
+template <class Format, int NT>
+__device__ __forceinline__ void multiply_unit(float (&acc)[NT][4], const std::uint8_t* upper,
+                                              const std::uint8_t* lower, std::uint32_t column,
+                                              std::uint32_t cols, const LaneInputs<NT>& inputs,
+                                              const Iq2Table* table) {
+  constexpr int kAtOnce = NT >= 8 ? 2 : 4;
+  if (cols == kUnit) {
+#pragma unroll kAtOnce
+    for (std::uint32_t chunk = 0; chunk < kUnit / 32; ++chunk)
+      multiply_chunk<Format, NT>(acc, upper, lower, chunk, inputs, column + 32 * chunk, table);
+  } else {
+#pragma unroll 1
+    for (std::uint32_t chunk = 0; chunk < cols / 32; ++chunk)
+      multiply_chunk<Format, NT>(acc, upper, lower, chunk, inputs, column + 32 * chunk, table);
+  }
+}
+
+template <int NT>
+__device__ __forceinline__ void store_sums(float (&acc)[NT][4], float* sums) {
+  const std::uint32_t lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int i = 0; i < NT; ++i) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      sums[(8 * i + 2 * t + c % 2) * kTileRows + g + 8 * (c / 2)] = acc[i][c];
+      acc[i][c] = 0;
+    }
+  }
+}
+
+}  // namespace tile
+
+/// Runs this warp's jobs, job_at(0) .. job_at(count - 1), on matrices of `cols` columns. Copies
+/// of weights begin before `ready` is called, which returns the activations.
+template <class Format, int NT, typename JobAt, typename Ready>
+__device__ __forceinline__ void run_jobs(std::uint32_t count, const JobAt& job_at,
+                                         std::uint32_t cols, std::uint8_t* ring,
+                                         const Iq2Table* table, const Ready& ready) {
+  const std::uint32_t g = threadIdx.x % kWarp / 4;
+  const std::uint32_t units = 2 * count;
+  const auto width = [&](const TileJob& job, std::uint32_t unit) -> std::uint32_t {
+    const std::uint32_t column = job.segment * kSegment + unit % 2 * kUnit;
+    return column >= cols ? 0 : min(cols - column, kUnit);
+  };
+  float acc[NT][4] = {};
+  if constexpr (Format::kStaged) {
+    using Ring = tile::Ring<Format>;
+    const auto start = [&](std::uint32_t unit) {
+      if (unit < units) {
+        const TileJob job = job_at(unit / 2);
+        const std::uint32_t n = width(job, unit);
+        if (n != 0)
+          tile::start_copy<Format>(ring + unit % Ring::kStages * Ring::kStageBytes, job.rows,
+                                   job.segment * kSegment + unit % 2 * kUnit, n);
+      }
+      commit_copies();
+    };
+    for (int stage = 0; stage < Ring::kStages - 1; ++stage) start(stage);
+    const LaneInputs<NT> inputs = ready();
+    for (std::uint32_t unit = 0; unit < units; ++unit) {
+      start(unit + Ring::kStages - 1);
+      wait_copies<Ring::kStages - 1>();
+      __syncwarp();
+      const TileJob job = job_at(unit / 2);
+      const std::uint32_t n = width(job, unit), column = job.segment * kSegment + unit % 2 * kUnit;
+      const std::uint8_t* stage = ring + unit % Ring::kStages * Ring::kStageBytes;
+      const auto row = [&](std::uint32_t r) {
+        const auto from = reinterpret_cast<std::uintptr_t>(job.rows.row(r) + Format::bytes(column));
+        return stage + r * Ring::kStride + (from & 15);
+      };
+      tile::multiply_unit<Format, NT>(acc, row(g), row(g + 8), column, n, inputs, table);
+      if (unit % 2 == 1) tile::store_sums<NT>(acc, job.sums);
+      __syncwarp();
+    }
+    wait_copies<0>();
+  } else {
+    const LaneInputs<NT> inputs = ready();
+    for (std::uint32_t unit = 0; unit < units; ++unit) {
+      const TileJob job = job_at(unit / 2);
+      const std::uint32_t n = width(job, unit), column = job.segment * kSegment + unit % 2 * kUnit;
+      tile::multiply_unit<Format, NT>(acc, job.rows.row(g) + Format::bytes(column),
+                                      job.rows.row(g + 8) + Format::bytes(column), column, n,
+                                      inputs, table);
+      if (unit % 2 == 1) tile::store_sums<NT>(acc, job.sums);
+    }
+  }
+}
+
+/// The segments' sums of one value, added up in order.
+template <int NT>
+__device__ __forceinline__ float add_segments(const float* sums, std::uint32_t segments,
+                                              std::uint32_t input, std::uint32_t row) {
+  float total = 0;
+  for (std::uint32_t s = 0; s < segments; ++s)
+    total += sums[(s * 8 * NT + input) * kTileRows + row];
+  return total;
+}
+
+}  // namespace ds4::cuda
