@@ -1,0 +1,235 @@
+// How fast a slice on the GPU is at a model's full size, by parts if asked; with --compare, whether
+// it computes what the CPU computes. Weights are random unless --file says that the file has them.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include "engine/cuda/slice.h"
+#include "engine/model/cpu_slice.h"
+#include "tests/engine/cuda/plain_source.h"
+
+namespace {
+
+using namespace ds4;
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  std::string model;
+  std::string range = "0:output";
+  bool file = false, compare = false, profile = false, no_graphs = false, no_overlap = false;
+  std::uint32_t prompt = 2048, chunk = 2048, generate = 64;
+  std::vector<std::uint32_t> contexts, sessions = {1};
+};
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Time between launches by name. Launches are not overlapped by what follows them then.
+class Profile final : public cuda::LaunchObserver {
+ public:
+  void launched(cudaStream_t stream, const char* name) override {
+    cudaEvent_t event = nullptr;
+    cudaEventCreate(&event);
+    cudaEventRecord(event, stream);
+    events_.push_back({name, event});
+  }
+  void print(const char* what) {
+    std::map<std::string, std::pair<double, int>> times;
+    cudaDeviceSynchronize();
+    for (std::size_t i = 1; i < events_.size(); ++i) {
+      float ms = 0;
+      cudaEventElapsedTime(&ms, events_[i - 1].second, events_[i].second);
+      times[events_[i].first].first += ms;
+      ++times[events_[i].first].second;
+    }
+    double total = 0;
+    for (const auto& [name, time] : times) total += time.first;
+    fmt::print("{}: {:.3f} ms\n", what, total);
+    for (const auto& [name, time] : times)
+      fmt::print("  {:28} {:9.3f} ms {:5} launches {:8.2f} us each\n", name, time.first,
+                 time.second, 1000 * time.first / time.second);
+    for (auto& [name, event] : events_) cudaEventDestroy(event);
+    events_.clear();
+  }
+  void forget() {
+    for (auto& [name, event] : events_) cudaEventDestroy(event);
+    events_.clear();
+  }
+
+ private:
+  std::vector<std::pair<const char*, cudaEvent_t>> events_;
+};
+
+std::vector<std::int32_t> prompt_tokens(std::uint32_t count, std::uint32_t vocab,
+                                        std::uint32_t seed) {
+  std::vector<std::int32_t> tokens;
+  std::uint64_t state = seed * 7919 + 1;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    tokens.push_back(static_cast<std::int32_t>((state >> 33) % vocab));
+  }
+  return tokens;
+}
+
+Result<void> prefill(Slice& slice, SessionId id, std::span<const std::int32_t> tokens,
+                     std::uint32_t chunk, std::vector<float>& logits) {
+  for (std::size_t at = 0; at < tokens.size(); at += chunk) {
+    const auto part = tokens.subspan(at, std::min<std::size_t>(chunk, tokens.size() - at));
+    const bool last = at + part.size() == tokens.size();
+    const Segment segment{id, static_cast<std::uint32_t>(at), part,
+                          last ? LogitsWanted::kLast : LogitsWanted::kNone};
+    DS4_TRY(slice.forward({{&segment, 1}, {}},
+                          {{}, last ? std::span<float>(logits) : std::span<float>{}}));
+  }
+  return {};
+}
+
+std::int32_t best_of(std::span<const float> logits) {
+  return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+/// `sessions` conversations of `context` tokens each; then `generate` calls of one row of each.
+Result<void> measure(Slice& slice, const Options& options, std::uint32_t sessions,
+                     std::uint32_t context, Profile* profile) {
+  const std::uint32_t vocab = slice.params().n_vocab;
+  std::vector<float> logits(std::size_t{sessions} * vocab);
+  std::vector<float> one(vocab);
+  double prefill_s = 0;
+  for (SessionId id = 0; id < sessions; ++id) {
+    DS4_TRY(slice.open_session(id, context + options.generate));
+    const auto start = Clock::now();
+    DS4_TRY(prefill(slice, id, prompt_tokens(context, vocab, static_cast<std::uint32_t>(id)),
+                    options.chunk, one));
+    prefill_s = seconds_since(start);
+    if (profile != nullptr && id == 0) profile->print("prefill");
+  }
+  if (profile != nullptr) profile->forget();
+  std::vector<std::int32_t> next(sessions, best_of(one));
+  std::vector<double> times;
+  for (std::uint32_t i = 0; i < options.generate; ++i) {
+    std::vector<Segment> segments;
+    for (SessionId id = 0; id < sessions; ++id)
+      segments.push_back({id, context + i, {&next[id], 1}, LogitsWanted::kLast});
+    const auto start = Clock::now();
+    DS4_TRY(slice.forward({segments, {}}, {{}, logits}));
+    times.push_back(seconds_since(start));
+    for (SessionId id = 0; id < sessions; ++id)
+      next[id] = (best_of(std::span(logits).subspan(id * vocab, vocab)) + static_cast<int>(id)) %
+                 static_cast<int>(vocab);
+    if (profile == nullptr) continue;
+    if (i + 1 == options.generate)
+      profile->print("one decode call");
+    else
+      profile->forget();
+  }
+  const bool finite =
+      std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); });
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
+                   times.end());
+  const double ms = 1000 * times[times.size() / 2];
+  fmt::print(
+      "{} sessions behind {} positions: prefill {:.0f} tokens/s, decode {:.3f} ms a call, "
+      "{:.1f} tokens/s together{}\n",
+      sessions, context, context / prefill_s, ms, sessions * 1000 / ms,
+      finite ? "" : ", LOGITS NOT FINITE");
+  std::fflush(stdout);
+  for (SessionId id = 0; id < sessions; ++id) slice.close_session(id);
+  return {};
+}
+
+double relative_l2(std::span<const float> a, std::span<const float> b) {
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    size += double{b[i]} * b[i];
+  }
+  return std::sqrt(difference / size);
+}
+
+/// The same tokens on both; logits of the last.
+Result<void> compare(Slice& gpu, const std::shared_ptr<const ModelFile>& model,
+                     const LayerRange& range, const Options& options) {
+  LoadOptions load;
+  load.lock = false;
+  DS4_ASSIGN(auto resident, ResidentSlice::load(model, range, load));
+  for (const Graph graph : {Graph::kOfficial}) {
+    CpuSliceOptions cpu;
+    cpu.graph = graph;
+    cpu.threads = std::max(1u, std::thread::hardware_concurrency());
+    DS4_ASSIGN(auto reference, make_cpu_slice(resident, cpu));
+    const std::uint32_t vocab = gpu.params().n_vocab;
+    const auto tokens = prompt_tokens(options.prompt, vocab, 1);
+    std::vector<float> a(vocab), b(vocab);
+    for (Slice* slice : {&gpu, reference.get()}) {
+      DS4_TRY(slice->open_session(1, options.prompt));
+      DS4_TRY(prefill(*slice, 1, tokens, std::min(options.chunk, 512u), slice == &gpu ? a : b));
+      slice->close_session(1);
+    }
+    fmt::print("against the CPU's fast path, {} tokens: relative L2 {:.2e}, best {} and {}\n",
+               options.prompt, relative_l2(a, b), best_of(a), best_of(b));
+  }
+  return {};
+}
+
+Result<void> run(const Options& options) {
+  DS4_ASSIGN(std::shared_ptr<const ModelFile> model, ModelFile::open(options.model));
+  DS4_ASSIGN(const HyperParams params, HyperParams::read(model->gguf()));
+  DS4_ASSIGN(const LayerRange range, LayerRange::parse(options.range, params.n_layer));
+  auto start = Clock::now();
+  DS4_ASSIGN(auto source,
+             test::PlainSource::make(
+                 model, range, options.file ? test::Contents::kOfFile : test::Contents::kRandom));
+  fmt::print("{:.2f} GB of {} weights in {:.1f} s\n", static_cast<double>(source->bytes()) / 1e9,
+             options.file ? "the file's" : "RANDOM (synthetic)", seconds_since(start));
+  Profile profile;
+  cuda::SliceTuning tuning;
+  tuning.graphs = !options.no_graphs;
+  tuning.overlap = !options.no_overlap;
+  if (options.profile) tuning.observer = &profile;
+  CudaSliceOptions slice_options;
+  slice_options.max_rows = options.chunk;
+  DS4_ASSIGN(auto slice, cuda::make_slice(source, slice_options, tuning));
+  std::size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  fmt::print("device memory in use: {:.2f} GB\n", static_cast<double>(total - free) / 1e9);
+  std::fflush(stdout);
+  if (options.compare) return compare(*slice, model, range, options);
+  for (const std::uint32_t sessions : options.sessions)
+    DS4_TRY(
+        measure(*slice, options, sessions, options.prompt, options.profile ? &profile : nullptr));
+  for (const std::uint32_t context : options.contexts)
+    DS4_TRY(measure(*slice, options, 1, context, options.profile ? &profile : nullptr));
+  return {};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Speed of the CUDA slice");
+  Options options;
+  app.add_option("--model", options.model, "GGUF file; may be sparse without --file")->required();
+  app.add_option("--range", options.range);
+  app.add_flag("--file", options.file, "The file's weights instead of random ones");
+  app.add_flag("--compare", options.compare);
+  app.add_flag("--profile", options.profile);
+  app.add_flag("--no-graphs", options.no_graphs);
+  app.add_flag("--no-overlap", options.no_overlap);
+  app.add_option("--prompt", options.prompt);
+  app.add_option("--chunk", options.chunk);
+  app.add_option("--generate", options.generate);
+  app.add_option("--sessions", options.sessions)->delimiter(',');
+  app.add_option("--context", options.contexts)->delimiter(',');
+  CLI11_PARSE(app, argc, argv);
+  if (auto done = run(options); !done) {
+    fmt::print(stderr, "cuda_slice_bench: {}\n", done.error().message);
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Shows that the CUDA slice computes what it must, and how fast at DeepSeek V4 Flash's real sizes.
+set -uo pipefail
+
+usage() {
+  cat <<'END'
+usage: tests/gpu/slice.sh [--bin FOLDER] [--log FOLDER] [--only STEPS] [--help]
+
+  tests     cuda_slice_test: reference vectors, bit identity, refusals
+  sanitize  part of it under compute-sanitizer
+  compare   Flash's sizes with few layers and experts, against the CPU
+  bench     Flash Q2 whole, random weights in device memory (81 GiB): prefill, decode, profile
+  sessions  the same with 16 sessions
+  long      the same behind 65,536 positions
+
+  --bin FOLDER   where the programs are (build/cuda/bin)
+  --log FOLDER   where the logs go (/tmp)
+  --only STEPS   comma-separated; all by default
+
+Exit status: 0 all passed, 1 something failed, 2 malformed command line.
+END
+}
+
+bin=build/cuda/bin
+log=/tmp
+only=tests,sanitize,compare,bench,sessions,long
+while (($#)); do
+  case $1 in
+    --bin) bin=$2; shift 2 ;;
+    --log) log=$2; shift 2 ;;
+    --only) only=$2; shift 2 ;;
+    --help | -h) usage; exit 0 ;;
+    *) printf 'slice.sh: unknown argument %s\n\n' "$1" >&2; usage >&2; exit 2 ;;
+  esac
+done
+
+failures=0
+wanted() { [[ ,$only, == *,$1,* ]]; }
+run() { # run SECONDS NAME COMMAND...
+  local limit=$1 name=$2 start=$SECONDS
+  shift 2
+  printf '\n== %s ==\n' "$name"
+  timeout -s KILL "$limit" "$@" >"$log/$name.log" 2>&1
+  local status=$?
+  grep -vE '^\[ RUN|^\[       OK|^$' "$log/$name.log" | tail -45
+  printf '(%s: status %d, %d s)\n' "$name" $status $((SECONDS - start))
+  ((status == 0)) || failures=$((failures + 1))
+}
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+if wanted tests; then
+  run 150 tests "$bin/cuda_slice_test"
+fi
+if wanted sanitize; then
+  run 120 sanitize compute-sanitizer --error-exitcode 3 "$bin/cuda_slice_test" \
+    --gtest_filter='CudaSlice.*:CudaLayers.*/1'
+fi
+if wanted compare; then
+  "$bin/ds4-synth" --out "$work/small.gguf" --recipe q2 --layers 5 --experts 16 --vocab 8192 \
+    --populate 0:output >/dev/null
+  run 120 compare "$bin/cuda_slice_bench" --model "$work/small.gguf" --file --compare --prompt 300
+fi
+if wanted bench || wanted sessions || wanted long; then
+  "$bin/ds4-synth" --out "$work/flash.gguf" --recipe q2 >/dev/null
+fi
+bench() { run "$1" "$2" "$bin/cuda_slice_bench" --model "$work/flash.gguf" "${@:3}"; }
+if wanted bench; then
+  bench 100 bench
+  bench 100 profile --profile --generate 4
+fi
+if wanted sessions; then bench 100 sessions --sessions 1,4,16 --prompt 512; fi
+if wanted long; then bench 150 long --context 65536; fi
+((failures == 0)) || { printf '\n%d steps failed\n' $failures; exit 1; }
