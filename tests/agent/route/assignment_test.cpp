@@ -102,6 +102,36 @@ TEST(CheckPrepare, RefusesEpochZeroAndAnEmptyRoute) {
   EXPECT_THAT(error_of(request({})), HasSubstr("no stages"));
 }
 
+const std::string kKeyA = "node:" + std::string(64, 'a');
+const std::string kKeyB = "node:" + std::string(64, 'b');
+
+/// Two stages with these keys, as node b sees them, whose own key is kKeyB.
+std::string error_with_keys(const std::string& a, const std::string& b) {
+  NodeFacts facts = kFacts;
+  facts.key = kKeyB;
+  auto wanted = request({"0:2", "3:output"});
+  wanted.route[0].key = a;
+  wanted.route[1].key = b;
+  const auto assignment = check_prepare(wanted, facts);
+  return assignment ? "" : assignment.error().message;
+}
+
+TEST(CheckPrepare, EveryStageHasAKeyOfItsOwnAndThisNodesIsRight) {
+  EXPECT_EQ(error_with_keys(kKeyA, kKeyB), "");
+  EXPECT_THAT(error_with_keys("", kKeyB), HasSubstr("no key for node a"));
+  EXPECT_THAT(error_with_keys(kKeyB, kKeyB), HasSubstr("key of another node"));
+  EXPECT_THAT(error_with_keys(kKeyA, kKeyA), HasSubstr("another key for node b than its own"));
+  EXPECT_THAT(error_with_keys("node:1", kKeyB), HasSubstr("node a"));
+  EXPECT_THAT(error_with_keys("operator:" + std::string(64, 'a'), kKeyB),
+              HasSubstr("operator's key"));
+}
+
+TEST(CheckPrepare, KeysAndInsecureNodesDoNotMix) {
+  auto wanted = request({"0:2", "3:output"});
+  wanted.route[0].key = kKeyA;
+  EXPECT_THAT(error_of(wanted), HasSubstr("insecure = true"));
+}
+
 TEST(CheckAddress, TakesHostsAndPorts) {
   EXPECT_TRUE(check_address("tcp://127.0.0.1:7341"));
   EXPECT_TRUE(check_address("tcp://node-a.example:1"));

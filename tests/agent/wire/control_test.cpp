@@ -10,7 +10,8 @@ namespace {
 using Json = nlohmann::json;
 
 std::vector<StageSpec> two_stages() {
-  return {{"left", "tcp://10.0.0.1:7400", "0:2"}, {"right", "tcp://10.0.0.2:7400", "3:output"}};
+  return {{"left", "tcp://10.0.0.1:7400", "0:2", "node:1"},
+          {"right", "tcp://10.0.0.2:7400", "3:output", "node:2"}};
 }
 
 PrepareRequest prepare_request() {
@@ -55,7 +56,10 @@ TEST(ControlRequest, EveryKindRoundTrips) {
                                          {2, prepare_request()},
                                          {3, CommitRequest{7}},
                                          {~0ULL, AbortRequest{~0ULL}},
-                                         {5, ReleaseRequest{}}};
+                                         {5, ReleaseRequest{}},
+                                         {6, KeysRequest{}},
+                                         {7, TrustRequest{"alice", "operator:1"}},
+                                         {8, RevokeRequest{"alice"}}};
   for (const Request& request : requests) {
     const auto decoded = decode_request(encode(request));
     ASSERT_TRUE(decoded) << name_of(request) << ": " << decoded.error().message;
@@ -107,7 +111,8 @@ TEST(ControlRequest, EveryIllTypedKeyIsNamed) {
 
 TEST(ControlRequest, AnUnknownRequestListsTheKnownOnes) {
   EXPECT_TRUE(names(error_of(R"({"id":1,"request":"explode"})"),
-                    "request.request must be status, prepare, commit, abort or release"));
+                    "request.request must be status, prepare, commit, abort, release, keys, trust "
+                    "or revoke"));
 }
 
 TEST(ControlRequest, NumbersBeyond64BitsAreRefused) {
@@ -184,6 +189,24 @@ TEST(ControlReply, StatusRoundTripsWhole) {
   EXPECT_EQ(decoded->id, 9U);
   EXPECT_FALSE(decoded->error);
   EXPECT_EQ(decoded->status, reply.status);
+}
+
+TEST(ControlReply, KnownKeysRoundTrip) {
+  Reply reply{.id = 3, .error = {}, .status = {}};
+  reply.keys = {{"alice", "operator:1", false}, {"b", "node:2", true}};
+  const auto decoded = decode_reply(encode(reply));
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  EXPECT_EQ(decoded->keys, reply.keys);
+  EXPECT_FALSE(decode_reply(R"({"id":3,"ok":true,"keys":[{"name":"a","key":3,"revoked":false}]})"));
+  EXPECT_FALSE(decode_reply(R"({"id":3,"ok":true,"keys":{}})"));
+}
+
+TEST(ControlRequest, AStageOfAnEarlierReleaseHasNoKey) {
+  Json json = Json::parse(encode(Request{2, prepare_request()}));
+  json["route"][0].erase("key");
+  const auto decoded = decode_request(json.dump());
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  EXPECT_EQ(std::get<PrepareRequest>(decoded->body).route[0].key, "");
 }
 
 TEST(ControlReply, EveryStateAndPhaseRoundTrips) {

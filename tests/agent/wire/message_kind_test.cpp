@@ -43,7 +43,7 @@ TEST(MessageKind, UnknownKindsAreCorrupt) {
       EXPECT_EQ(decoded.error().code, ErrorCode::kCorrupt);
     }
   }
-  EXPECT_EQ(known, 6);
+  EXPECT_EQ(known, 7);
 }
 
 }  // namespace
