@@ -71,11 +71,8 @@ class Agent:
 
     def ctl(self, *words: str) -> str:
         """What `ds4ctl` prints; raises if it fails."""
-        command = [str(BIN_DIR / "ds4ctl"), "--cluster", str(self.directory / "cluster.toml")]
-        state = self.directory / "state"
-        if (state / "operator.key").exists():  # agents that have keys obey this one
-            command += ["--state-dir", str(state)]
-        command += words
+        cluster, state = str(self.directory / "cluster.toml"), str(self.directory / "state")
+        command = [str(BIN_DIR / "ds4ctl"), "--cluster", cluster, "--state-dir", state, *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
         if done.returncode != 0:
             raise RuntimeError(f"ds4ctl {' '.join(words)}: {done.stderr}{self._log.read_text()}")
