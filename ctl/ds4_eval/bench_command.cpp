@@ -13,6 +13,7 @@
 #include "ctl/ds4_eval/engine_options.h"
 #include "ctl/ds4_eval/read_bandwidth.h"
 #include "engine/cpu/isa.h"
+#include "engine/model/kv_cache.h"
 
 namespace ds4::eval {
 namespace {
@@ -33,6 +34,7 @@ struct Measured {
   DecodeTraffic traffic;  // of a token in the middle of the answer
   double read_bandwidth = 0;
   std::vector<ContextSpeed> contexts;
+  std::string kv;  // what a session's cache consists of
 
   double bandwidth_share() const {
     return static_cast<double>(traffic.weight_bytes) * decode_tps / read_bandwidth;
@@ -99,6 +101,7 @@ nlohmann::ordered_json to_json(const Measured& measured, const BenchOptions& opt
                                  {"decode_kv_bytes_per_token", measured.traffic.kv_bytes},
                                  {"read_bandwidth_bytes_per_s", measured.read_bandwidth},
                                  {"decode_bandwidth_share", measured.bandwidth_share()},
+                                 {"kv_cache", measured.kv},
                                  {"prompt", options.prompt},
                                  {"generate", options.generate},
                                  {"repeat", options.repeat},
@@ -124,12 +127,13 @@ std::string to_text(const Measured& measured, const BenchOptions& options,
       "prefill {:.1f} tokens/s ({} tokens), decode {:.1f} tokens/s ({} tokens), median of {} runs, "
       "{} threads, {}\n"
       "decode reads {:.1f} MB of weights and {:.2f} MB of cache per token: {:.0f} % of the {:.1f} "
-      "GB/s that memory gives\n",
+      "GB/s that memory gives\n"
+      "a session's cache: {}\n",
       measured.prefill_tps, options.prompt, measured.decode_tps, options.generate, options.repeat,
       chain_options.threads, to_string(cpu::choose_isa()),
       static_cast<double>(measured.traffic.weight_bytes) / kMb,
       static_cast<double>(measured.traffic.kv_bytes) / kMb, 100 * measured.bandwidth_share(),
-      measured.read_bandwidth / 1e9);
+      measured.read_bandwidth / 1e9, measured.kv);
   for (const ContextSpeed& speed : measured.contexts) {
     text += fmt::format("behind {} positions: {:.3f} ms per token (filled at {:.1f} tokens/s)\n",
                         speed.context, speed.ms_per_token, speed.fill_tps);
@@ -143,6 +147,9 @@ Result<int> bench(const BenchOptions& options) {
   DS4_TRY(check_context(options, chain));
   DS4_ASSIGN(Measured measured, measure(chain, options, chain_options.threads));
   measured.traffic = traffic_at(chain, chain_options.graph, options.prompt + options.generate / 2);
+  measured.kv = KvPlan::make(chain.params(), {0, chain.params().n_layer - 1, true},
+                             chain_options.graph, options.prompt + options.generate)
+                    .describe();
   DS4_TRY(ctl::write_stdout(options.json
                                 ? to_json(measured, options, chain, chain_options).dump() + "\n"
                                 : to_text(measured, options, chain_options)));

@@ -211,6 +211,8 @@ TEST(EvalBench, JsonHasTheDocumentedKeys) {
   EXPECT_GT(share, 0);
   EXPECT_GT(json["decode_kv_bytes_per_token"].get<std::uint64_t>(), 0);
   EXPECT_FALSE(json.contains("contexts"));
+  EXPECT_THAT(json["kv_cache"].get<std::string>(),
+              AllOf(HasSubstr("raw rows"), HasSubstr("for 20 positions")));
 }
 
 TEST(EvalBench, TimesTokensBehindEachContext) {
