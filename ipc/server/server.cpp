@@ -146,8 +146,8 @@ struct Server::Impl {
   UniqueFd reserve;  // given up for a moment when descriptors run out, so that accept can refuse
   bool is_kicked = false;
 
+  std::unordered_map<uid_t, std::unique_ptr<User>> users;  // outlive their connections
   std::unordered_map<ClientId, std::unique_ptr<Connection>> connections;
-  std::unordered_map<uid_t, std::unique_ptr<User>> users;
   std::deque<ClientId> strangers;
   std::vector<ClientId> ready;
   std::vector<ClientId> dirty;
