@@ -17,6 +17,7 @@ constexpr bool same(int c, Status status) {
 }
 static_assert(same(DS4_OK, Status::kOkStop) && same(DS4_OK_STOP, Status::kOkStop));
 static_assert(same(DS4_OK_LENGTH, Status::kOkLength) && same(DS4_OK_CLOSED, Status::kOkClosed));
+static_assert(same(DS4_OK_FORKED, Status::kOkForked));
 static_assert(same(DS4_CANCELLED, Status::kCancelled));
 static_assert(same(DS4_INVALID, Status::kInvalid) && same(DS4_OUT_OF_RANGE, Status::kOutOfRange));
 static_assert(same(DS4_BUSY, Status::kBusy) && same(DS4_ROUTE_NOT_READY, Status::kRouteNotReady));

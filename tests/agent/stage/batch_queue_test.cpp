@@ -188,5 +188,29 @@ TEST(BatchQueue, ClosingTwiceIsTakenTwice) {
   EXPECT_TRUE(queue.empty());
 }
 
+TEST(BatchQueue, AForkWaitsForItsSourcesWorkAndTheTargetsWorkWaitsForIt) {
+  BatchQueue queue(4, 4);
+  push(queue, {item(1, 0, 6)});
+  queue.push_fork({1, 2, 0, 6, 0});
+  push(queue, {item(1, 6, 1), item(2, 6, 1)});
+  EXPECT_THAT(queue.take_forks(), IsEmpty());
+  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 4}));
+  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 2}));
+  EXPECT_THAT(queue.take_batch(), IsEmpty());
+  ASSERT_EQ(queue.take_forks().size(), 1U);
+  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 1}, Rows{2, 1}));
+  EXPECT_TRUE(queue.empty());
+}
+
+TEST(BatchQueue, ForksToAndFroNeverWaitForEachOther) {
+  BatchQueue queue(4, 4);
+  queue.push_fork({1, 2, 0, 6, 0});
+  queue.push_fork({2, 1, 0, 6, 0});
+  queue.push_close(1);
+  EXPECT_EQ(queue.take_forks().size(), 2U);
+  EXPECT_THAT(queue.take_closes(), ElementsAre(1));
+  EXPECT_TRUE(queue.empty());
+}
+
 }  // namespace
 }  // namespace ds4::agent
