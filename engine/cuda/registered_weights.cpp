@@ -26,8 +26,8 @@ class RegisteredWeights final : public WeightsBase {
     const Stopwatch watch;
     reset_peak_rss();
     const std::uint64_t page = system_page_bytes();
-    DS4_ASSIGN(const auto borders, part_borders(model()));
-    for (const Interval& piece : cut_at(cover().intervals(), borders)) {
+    DS4_ASSIGN(borders_, part_borders(model()));
+    for (const Interval& piece : cut_at(cover().intervals(), borders_)) {
       // The file's end counts as a page boundary, but pages are registered whole.
       const std::uint64_t bytes = (piece.bytes() + page - 1) & ~(page - 1);
       DS4_ASSIGN(auto held, set.hold(slice_->reservation() + piece.begin, bytes));
@@ -74,7 +74,13 @@ class RegisteredWeights final : public WeightsBase {
     return slice_->reservation() + tensor.offset + registrations_.front()->device_distance();
   }
 
+  std::uint64_t copyable_bytes(std::uint64_t file_offset) const override {
+    const auto border = std::ranges::upper_bound(borders_, file_offset);
+    return border != borders_.end() ? *border - file_offset : UINT64_MAX;
+  }
+
   const std::shared_ptr<const ResidentSlice> slice_;
+  std::vector<std::uint64_t> borders_;                              // of the pieces, and others
   std::vector<std::shared_ptr<const Registration>> registrations_;  // gone before slice_
   std::uint64_t registered_bytes_ = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cassert>
 
 #include "engine/base/checked.h"
@@ -34,7 +35,13 @@ Result<void> WeightsBase::read_back(std::string_view name, std::uint64_t offset,
   }
   const std::string doing = fmt::format("read tensor '{}' back", name);
   DS4_CUDA_TRY(cudaSetDevice(device_), doing);
-  DS4_CUDA_TRY(cudaMemcpy(out.data(), found.data + offset, out.size(), cudaMemcpyDefault), doing);
+  while (!out.empty()) {
+    const std::uint64_t bytes =
+        std::min<std::uint64_t>(out.size(), copyable_bytes(found.info->offset + offset));
+    DS4_CUDA_TRY(cudaMemcpy(out.data(), found.data + offset, bytes, cudaMemcpyDefault), doing);
+    out = out.subspan(bytes);
+    offset += bytes;
+  }
   return {};
 }
 

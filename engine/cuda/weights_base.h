@@ -2,6 +2,7 @@
 // What both kinds of weights on a GPU have in common: whose they are, and how a tensor is looked
 // up.
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -36,6 +37,9 @@ class WeightsBase : public CudaWeights {
  protected:
   /// The device address of a tensor of the range.
   virtual const std::byte* address_of(const TensorInfo& tensor) const = 0;
+  /// How many bytes from this one on a single copy may take: kernels read across registrations,
+  /// but the runtime's copies do not.
+  virtual std::uint64_t copyable_bytes(std::uint64_t /*file_offset*/) const { return UINT64_MAX; }
 
   LoadFigures figures_;
   std::string note_;
