@@ -41,14 +41,14 @@ static_assert(DS4_EVENT_FINAL == static_cast<int>(Kind::kFinal));
 
 TEST(StatusNames, EveryStatusHasItsOwnNameAndSentence) {
   std::set<std::string> names;
-  const int statuses[] = {0,  1,  2,  16, 32,  33,  34,  35,  36,  37,
-                          38, 39, 40, 41, 256, 257, 258, 259, 260, 261};
+  const int statuses[] = {0,  1,  2,  16,  32,  33,  34,  35,  36,  37,  38,
+                          39, 40, 41, 256, 257, 258, 259, 260, 261, 262, 3};
   for (const int status : statuses) {
     EXPECT_TRUE(names.insert(ds4_status_name(status)).second) << status;
     EXPECT_STRNE(ds4_status_name(status), "unknown") << status;
     EXPECT_STRNE(ds4_status_text(status), "unknown status") << status;
   }
-  for (const int status : {-1, 3, 31, 42, 255, 262, 65536}) {
+  for (const int status : {-1, 4, 31, 42, 255, 263, 65536}) {
     EXPECT_STREQ(ds4_status_name(status), "unknown") << status;
     EXPECT_STREQ(ds4_status_text(status), "unknown status") << status;
   }

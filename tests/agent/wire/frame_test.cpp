@@ -262,6 +262,38 @@ TEST(CloseFrame, RoundTripsAtItsBounds) {
   EXPECT_TRUE(names(decode_close(bytes_of(encode(frame))).error().message, "sessions is 1025"));
 }
 
+TEST(ForkFrame, RoundTripsAtItsBounds) {
+  ForkFrame frame;
+  frame.epoch = 9;
+  for (std::uint64_t i = 0; i < kMaxItems; ++i) {
+    frame.items.push_back({i << 32, i << 32 | 1, ~i, static_cast<std::uint32_t>(i + 1), 255});
+  }
+  const auto decoded = decode_fork(bytes_of(encode(frame)));
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  EXPECT_EQ(decoded->epoch, 9U);
+  EXPECT_EQ(decoded->items, frame.items);
+  frame.items.push_back(frame.items[0]);
+  EXPECT_TRUE(names(decode_fork(bytes_of(encode(frame))).error().message, "items is 1025"));
+}
+
+TEST(ForkFrame, WhatCannotBeCopiedIsRefused) {
+  ForkFrame frame;
+  frame.items.resize(1);
+  const auto is_refused_for = [&](const ForkItem& item, const char* field) {
+    frame.items[0] = item;
+    const std::string bytes = encode(frame);
+    const auto decoded = decode_fork(bytes_of(bytes));
+    return !decoded && names(decoded.error().message, field);
+  };
+  EXPECT_TRUE(is_refused_for({5, 5, 1, 1, 0}, "target"));
+  EXPECT_TRUE(is_refused_for({5, 6, 1, 0, 0}, "position"));
+  EXPECT_TRUE(is_refused_for({5, 6, 1, 1, 256}, "entry"));
+  frame.items[0] = {5, 6, 1, 1, 0};
+  const std::string whole = encode(frame);
+  for (std::size_t bytes = 0; bytes < whole.size(); ++bytes)
+    EXPECT_FALSE(decode_fork(bytes_of(whole).first(bytes)));
+}
+
 TEST(ErrorFrame, RoundTripsEveryCode) {
   for (int code = 0; code <= static_cast<int>(ErrorCode::kInternal); ++code) {
     ErrorFrame frame;

@@ -10,8 +10,9 @@ Result<MessageKind> decode(const std::string& part) {
 }
 
 TEST(MessageKind, EveryKindRoundTrips) {
-  for (const auto kind : {MessageKind::kControl, MessageKind::kWork, MessageKind::kToken,
-                          MessageKind::kClose, MessageKind::kError, MessageKind::kPing}) {
+  for (const auto kind :
+       {MessageKind::kControl, MessageKind::kWork, MessageKind::kToken, MessageKind::kClose,
+        MessageKind::kFork, MessageKind::kError, MessageKind::kPing}) {
     const auto decoded = decode(encode_kind(kind));
     ASSERT_TRUE(decoded) << static_cast<char>(kind);
     EXPECT_EQ(*decoded, kind);
