@@ -1,6 +1,6 @@
-// The token arena from both ends. The agent's reading: prompts in parts, wrapped and refused, against
-// an oracle that knows what was written where. The library's writing: an agent whose arena position
-// says anything. The first byte chooses.
+// The token arena from both ends. The agent's reading: prompts in parts, wrapped and refused,
+// against an oracle that knows what was written where. The library's writing: an agent whose arena
+// position says anything. The first byte chooses.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
