@@ -161,14 +161,14 @@ struct ResidentReport {
   std::uint64_t load_peak_bytes = 0;   // VmHWM while it loaded
   std::uint64_t group_peak_bytes = 0;  // memory.peak of the agent's control group; 0 if unknown
   std::uint64_t registered_bytes = 0;  // with a GPU's driver
-  std::string strategy;                // "file", "memfd", ...; empty: nothing is resident
-  std::string note;                    // what is not as it was asked for
+  std::string strategy = {};           // "file", "memfd", ...; empty: nothing is resident
+  std::string note = {};               // what is not as it was asked for
   // How the bytes came, and in what time.
   std::uint64_t read_bytes = 0;
   std::uint64_t kept_bytes = 0;     // of a former assignment
   std::uint64_t adopted_bytes = 0;  // of a former process
   std::uint64_t load_us = 0;
-  std::vector<IntervalReport> intervals;  // where StatusRequest::spans asks for them
+  std::vector<IntervalReport> intervals = {};  // where StatusRequest::spans asks for them
   bool operator==(const ResidentReport&) const = default;
 };
 

@@ -8,6 +8,7 @@
 #include "ctl/common/bytes_text.h"
 #include "ctl/ds4ctl/cover_report.h"
 #include "ctl/ds4ctl/progress.h"
+#include "ctl/ds4ctl/status_audit.h"
 #include "ctl/ds4ctl/status_table.h"
 #include "tests/ctl/node_fixture.h"
 
@@ -79,6 +80,67 @@ TEST(StatusTable, TellsWhenAgentAndClusterFileDisagreeAboutTheName) {
   EXPECT_THAT(table, Not(HasSubstr(kLocalNodeName)));
 }
 
+std::vector<NodeView> two_ready() {
+  std::vector<NodeView> views = one_up_one_down();
+  wire::NodeStatus beta = *views[0].status;
+  beta.name = "beta";
+  beta.layers = "3:output";
+  views[1].status = beta;
+  for (NodeView& view : views) view.status->resident.locked_bytes = 5u << 20;
+  return views;
+}
+
+TEST(StatusSentence, SaysThatAllIsWellWithWhatIsHeld) {
+  EXPECT_EQ(status_sentence(two_ready()),
+            "ready: 2 nodes hold layers 0:2 and 3:output, 10.00 MiB in memory, all of it locked, "
+            "nothing outside their layers\n");
+  std::vector<NodeView> one = two_ready();
+  one.pop_back();
+  one[0].status->resident.locked_bytes = 0;
+  EXPECT_EQ(status_sentence(one),
+            "ready: 1 node holds layers 0:2, 5.00 MiB in memory, none of it locked, nothing "
+            "outside its layers\n");
+}
+
+TEST(StatusSentence, NamesTheFirstThingThatIsNot) {
+  EXPECT_EQ(status_sentence(one_up_one_down()), "beta: does not answer\n");
+  std::vector<NodeView> views = two_ready();
+  views[1].status->resident.incore_bytes = 4u << 20;
+  EXPECT_EQ(status_sentence(views),
+            "beta serves, but 1.00 MiB of its 5.00 MiB are not in memory\n");
+  views[0].status->resident.outside_cover_bytes = 4096;
+  EXPECT_EQ(status_sentence(views), "alpha serves, but maps 4.00 KiB outside its layers\n");
+  views[0].status->state = wire::NodeState::kLoading;
+  views[0].status->load = {1u << 20, 4u << 20, 7};
+  EXPECT_EQ(status_sentence(views), "alpha is loading: 1.00 MiB of 4.00 MiB, 7 s left\n");
+  views[0].status->state = wire::NodeState::kFailed;
+  views[0].status->detail = "its disk failed";
+  EXPECT_EQ(status_sentence(views), "alpha is failed: its disk failed\n");
+  EXPECT_EQ(status_sentence({}), "there are no nodes\n");
+}
+
+TEST(Spans, ProveWhatIsHeldIntervalByInterval) {
+  std::vector<NodeView> views = two_ready();
+  wire::ResidentReport& resident = views[0].status->resident;
+  resident.strategy = "memfd";
+  resident.read_bytes = 3'000'000'000;
+  resident.load_us = 2'000'000;
+  resident.kept_bytes = 1u << 20;
+  resident.load_peak_bytes = 6u << 20;
+  resident.group_peak_bytes = 7u << 20;
+  resident.note = "not all of it locked";
+  resident.intervals = {{4096, 8192, 8192, 8192, 4096, 0, 0}};
+  views[0].status->kv_formula = "rows = 100 B for 16 positions";
+  const std::string text = spans_text(views);
+  EXPECT_THAT(text, AllOf(HasSubstr("alpha: layers 0:2"), HasSubstr("after 2.000 s (memfd)"),
+                          HasSubstr("at 1.50 GB/s"), HasSubstr("1.00 MiB kept"),
+                          HasSubstr("peak while loading 6.00 MiB"), HasSubstr("7.00 MiB"),
+                          HasSubstr("note: not all of it locked"),
+                          HasSubstr("a full session is rows = 100 B for 16 positions")));
+  EXPECT_THAT(text,
+              HasSubstr("            4096     8.00 KiB     8.00 KiB     8.00 KiB     4.00 KiB"));
+}
+
 TEST(StatusJson, HasTheDocumentedKeys) {
   const auto json = nlohmann::json::parse(status_json(one_up_one_down(), 2));
   ASSERT_EQ(json.at("nodes").size(), 2u);
@@ -114,6 +176,8 @@ TEST(Progress, TheBarFillsWithTheBytes) {
               HasSubstr("[----------------]   0 %"));
   EXPECT_THAT(progress_bar({"a", "0:2", "loading", 512, 1024}, 200),
               AllOf(HasSubstr("[########--------]  50 %"), HasSubstr("512 B of 1.00 KiB")));
+  EXPECT_THAT(progress_bar({"a", "0:2", "loading", 512, 1024, 9}, 200),
+              HasSubstr("512 B of 1.00 KiB, 9 s left"));
   EXPECT_THAT(progress_bar({"a", "0:2", "prepared", 9, 9}, 200),
               HasSubstr("[################] 100 %"));
   const std::string narrow = progress_bar({"a", "0:2", "loading", 1, 9}, 40);
@@ -144,7 +208,8 @@ TEST(Cover, SaysWhatANaiveRangeWouldHaveTaken) {
 
 TEST(Cover, ReportsOffsetsAndLengths) {
   const std::vector<Span> spans = {{4096, 4096}, {81920, 100}};
-  const wire::CoverReport report = wire::report_of(SpanCover::from_spans(spans, 1 << 20, 4096).value());
+  const wire::CoverReport report =
+      wire::report_of(SpanCover::from_spans(spans, 1 << 20, 4096).value());
   EXPECT_THAT(report.intervals,
               ElementsAre(wire::ByteInterval{4096, 4096}, wire::ByteInterval{81920, 4096}));
   EXPECT_EQ(report.hull, (wire::ByteInterval{4096, 81920}));

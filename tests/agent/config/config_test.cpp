@@ -42,7 +42,12 @@ precision = "exact"
 max_rows = 64
 prefill_chunk = 32
 stuck_ms = 5000
+[residency]
+strategy = "memfd"
+huge_pages = true
 [memory]
+budget = "96GiB"
+must_lock = true
 lock = false
 kv_mib = 77
 [link]
@@ -69,6 +74,10 @@ level = "debug"
   EXPECT_EQ(config->engine.stuck_ms, 5000U);
   EXPECT_FALSE(config->memory.lock);
   EXPECT_EQ(config->memory.kv_mib, 77U);
+  EXPECT_EQ(config->memory.budget_bytes, 96ULL << 30);
+  EXPECT_TRUE(config->memory.must_lock);
+  EXPECT_EQ(config->residency.strategy, Config::Strategy::kMemfd);
+  EXPECT_TRUE(config->residency.huge_pages);
   EXPECT_EQ(config->link.timeout_ms, 900U);
   EXPECT_EQ(config->link.ping_ms, 50U);
   EXPECT_EQ(config->log_level, LogLevel::kDebug);
@@ -91,6 +100,15 @@ TEST(Config, IllTypedValuesAreRefusedByNameAndLine) {
             "ds4d.toml:3: link.timeout_ms must be a whole number from 50 to 3600000");
   EXPECT_EQ(error_of("[link]\ntimeout_ms = 2000.0\n"),
             "ds4d.toml:2: link.timeout_ms must be a whole number from 50 to 3600000");
+  for (const char* size : {"96", "-1GiB", "0GiB", "GiB", "99999999999TiB", "1.5GiB", "1GB", ""}) {
+    EXPECT_EQ(error_of("[memory]\nbudget = \"" + std::string(size) + "\"\n"),
+              "ds4d.toml:2: memory.budget must be \"auto\" or a size such as \"96GiB\" or "
+              "\"512MiB\"");
+  }
+  EXPECT_EQ(error_of("[memory]\nbudget = \"auto\"\n"), "");
+  EXPECT_EQ(error_of("[residency]\nstrategy = \"disk\"\n"),
+            "ds4d.toml:2: residency.strategy must be one of \"auto\", \"file\", \"memfd\", "
+            "\"cuda-registered\", \"cuda-device\"");
   EXPECT_EQ(error_of("[memory]\nlock = 1\n"), "ds4d.toml:2: memory.lock must be true or false");
   EXPECT_EQ(error_of("model = 3\n"), "ds4d.toml:1: model must be a text of 1 to 4000 bytes");
   EXPECT_EQ(error_of("link = 3\n"), "ds4d.toml:1: link must be a table: write [link]");

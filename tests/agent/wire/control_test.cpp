@@ -35,7 +35,17 @@ NodeStatus full_status() {
   status.resident = {900, 899, 898, 1, 0, 1100};
   status.sessions = 3;
   status.kv_bytes = ~0ULL;
-  status.load = {10, 20};
+  status.kv_formula = "raw rows 584 B x 128 x 43 layers = 3214336 B for 4096 positions";
+  status.resident.group_peak_bytes = 1200;
+  status.resident.registered_bytes = 2;
+  status.resident.strategy = "memfd";
+  status.resident.note = "2 bytes not locked";
+  status.resident.read_bytes = 500;
+  status.resident.kept_bytes = 300;
+  status.resident.adopted_bytes = 100;
+  status.resident.load_us = 12345;
+  status.resident.intervals = {{0, 400, 400, 399, 398, 1, 1}, {500, 500, 500, 500, 500, 1, 0}};
+  status.load = {10, 20, 30};
   status.route = two_stages();
   return status;
 }
@@ -53,6 +63,7 @@ bool names(const std::string& error, const std::string& what) {
 
 TEST(ControlRequest, EveryKindRoundTrips) {
   const std::vector<Request> requests = {{1, StatusRequest{}},
+                                         {9, StatusRequest{.spans = true}},
                                          {2, prepare_request()},
                                          {3, CommitRequest{7}},
                                          {~0ULL, AbortRequest{~0ULL}},
