@@ -72,6 +72,8 @@ void describe(Table& root, Config& config) {
   Table link = root.table("link");
   link.number("timeout_ms", config.link.timeout_ms, 50, 3'600'000);
   link.number("ping_ms", config.link.ping_ms, 10, 60'000);
+  link.number("lost_ms", config.link.lost_ms, 100, 3'600'000);
+  link.number("forget_ms", config.link.forget_ms, 1000, 86'400'000);
   link.finish();
   Table logging = root.table("log");
   logging.choice("level", config.log_level,

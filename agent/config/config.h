@@ -66,8 +66,12 @@ struct Config {
   } memory;
 
   struct Link {
-    std::uint32_t timeout_ms = 2000;  // a stage silent for longer does not answer
+    std::uint32_t timeout_ms = 1500;  // a stage silent for longer does not answer
     std::uint32_t ping_ms = 100;
+    /// Work that the route has not answered for so long is sent again: a frame of it was lost.
+    std::uint32_t lost_ms = 30'000;
+    /// The sessions of an agent that is away for so long are closed on the other stages.
+    std::uint32_t forget_ms = 60'000;
   } link;
 
   LogLevel log_level = LogLevel::kInfo;  // [log] level

@@ -110,6 +110,7 @@ Result<void> Agent::open_state() {
   RouteTiming timing;
   timing.ping = std::chrono::milliseconds(config_.link.ping_ms);
   timing.timeout = std::chrono::milliseconds(config_.link.timeout_ms);
+  timing.forget = std::chrono::milliseconds(config_.link.forget_ms);
   machine_.emplace(timing, instance_, ledger);
   return {};
 }
@@ -131,6 +132,7 @@ Result<void> Agent::open_sockets() {
   entry.context = context_;
   entry.prefill_chunk = config_.engine.prefill_chunk;
   entry.session_base = instance_;
+  entry.lost_after = std::chrono::milliseconds(config_.link.lost_ms);
   RouteEvents& events = *this;
   plane_ = std::make_unique<DataPlane>(entry, floats_per_row, *links_, events);
 
@@ -192,6 +194,7 @@ void Agent::turn() {
   plane_->on_stage_event();
   watch_memory();
   act(machine_->tick(Clock::now()));
+  plane_->on_time(Clock::now());
   plane_->flush();
   publish();
   notify_service_manager(service_->next(health(), Clock::now()));

@@ -6,6 +6,7 @@
 // node's clients come back to the entry. What happens to the route it reports to RouteEvents.
 //
 // Thread rule: the main loop's thread.
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -54,6 +55,8 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   const Residence* weights() const { return running_ ? running_->weights.get() : nullptr; }
 
   void set_route(const RouteView& view) { entry_.on_route(view); }
+  /// Call in every turn.
+  void on_time(std::chrono::steady_clock::time_point now) { entry_.on_time(now); }
   void send_canary(std::uint64_t session);
   void close_canary(std::uint64_t session);
   /// Of an entry that died: on this node's stage, and down the route from here.

@@ -30,6 +30,7 @@ ipc::Status status_of(ErrorCode code) {
 void Entry::Impl::outcome(const wire::Outcome& outcome) {
   Session* session = find_by_route_id(outcome.session);
   if (session == nullptr || outcome.position > session->fed()) return;
+  session->moved = now;
   acknowledge(*session, outcome.position);
   if (!session->answering) return;
   report_progress(*session, outcome.position);
@@ -51,6 +52,7 @@ void Entry::Impl::report_progress(Session& session, std::uint32_t position) {
 void Entry::Impl::deliver(Session& session, const wire::Outcome& outcome) {
   Answering& request = *session.answering;
   request.replayed = false;
+  request.attempts = 0;
   end_step(session);
   append(session, {&outcome.token, 1});
   if (std::find(request.stop.begin(), request.stop.end(), outcome.token) != request.stop.end()) {

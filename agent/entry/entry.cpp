@@ -66,6 +66,7 @@ void Entry::Impl::send_step(Session& session) {
   Answering& request = *session.answering;
   request.phase = Answering::Phase::kAwaiting;
   request.step_in_flight = true;
+  session.moved = now;
   ++steps_in_flight;
   port.send_work(session.next_item(1, entry_index, request.sampling));
 }
@@ -84,6 +85,7 @@ void Entry::Impl::pump() {
     Answering& request = *session.answering;
     wire::WorkItem item = session.next_item(config.prefill_chunk, entry_index, request.sampling);
     session.track(item);
+    session.moved = now;
     tokens_in_flight += item.tokens.size();
     if (session.unfed() == 0) {
       request.phase = Answering::Phase::kAwaiting;
@@ -233,6 +235,11 @@ void Entry::on_error(const wire::ErrorFrame& error) {
 
 void Entry::on_route(const RouteView& route) {
   impl_->route(route);
+  impl_->pump();
+}
+
+void Entry::on_time(std::chrono::steady_clock::time_point now) {
+  impl_->look_for_lost_work(now);
   impl_->pump();
 }
 

@@ -21,6 +21,7 @@
 // prefix, or its memory was needed elsewhere, the session is fed again from its first token, unseen
 // by the client. A route that runs out of memory for caches makes this entry give up those of its
 // kept, idle sessions, longest unused first, before it says busy.
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string_view>
@@ -57,6 +58,9 @@ struct EntryConfig {
   /// Decode steps of all sessions, while several users want answers; they take turns for it. One
   /// user alone is not held back.
   std::uint32_t steps_in_flight = 64;
+  /// How long the route may owe a session an answer before its work counts as lost, besides a tenth
+  /// of a second for every prompt token that is under way; doubled by each attempt. 0: for ever.
+  std::chrono::milliseconds lost_after{0};
   std::uint32_t max_sessions = 1024;  // kept and active; beyond: busy
   std::uint32_t max_sessions_per_user = 512;
   /// Tokens that one user's sessions may hold together, which is memory of this process.
@@ -90,6 +94,10 @@ class Entry {
   /// Of the current epoch. What concerns no session of this entry (any more) is ignored.
   void on_outcome(const wire::Outcome& outcome);
   void on_error(const wire::ErrorFrame& error);
+  /// Call at least once a second. A request whose work the route has had for too long without a
+  /// word is fed again from its first token: some frame was lost. If that helps nothing, it ends
+  /// with kPeerLost.
+  void on_time(std::chrono::steady_clock::time_point now);
   /// Not ready: requests in progress end with kPeerLost. Another serial: every cache is lost;
   /// requests in progress go on by replay if the new route is ready.
   void on_route(const RouteView& route);

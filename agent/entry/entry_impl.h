@@ -31,6 +31,9 @@ struct Entry::Impl {
   void route(const RouteView& view);
   void shut_down();
 
+  // ---- lost_work.cpp ----
+  void look_for_lost_work(std::chrono::steady_clock::time_point time);
+
   // ---- entry.cpp ----
   Session* find(ipc::ClientId client, std::uint64_t id);
   Session* find_by_route_id(std::uint64_t route_id);
@@ -77,6 +80,10 @@ struct Entry::Impl {
   void lose_all_caches();
   void end_all(ipc::Status status, const std::string& sentence);
 
+  // lost_work.cpp
+  bool is_lost(const Session& session) const;
+  void recover(Session& session);
+
   // entry.cpp
   void queue_prefill(Session& session);
   void send_step(Session& session);
@@ -98,8 +105,9 @@ struct Entry::Impl {
   std::uint32_t entry_index = 0;
   std::string reason;
 
-  std::uint64_t next;      // session and route ids
-  std::uint64_t uses = 0;  // counts requests: the clock of Session::last_used
+  std::chrono::steady_clock::time_point now{};  // as of the last on_time()
+  std::uint64_t next;                           // session and route ids
+  std::uint64_t uses = 0;                       // counts requests: the clock of Session::last_used
   std::map<std::uint64_t, std::unique_ptr<Session>> by_id;
   std::unordered_map<std::uint64_t, Session*> by_route_id;
   std::map<std::pair<ipc::ClientId, std::uint64_t>, Session*> requests;

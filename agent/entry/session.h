@@ -8,6 +8,7 @@
 // is delivered before it is fed, and is fed only when the session goes on. A route id is used for
 // one cache only: a replay takes a new one, so outcomes and errors that are still on their way for
 // the former cache concern nobody.
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <optional>
@@ -42,7 +43,8 @@ struct Answering {
   bool keep = false;
   bool progress = false;
   std::uint32_t progress_done = 0;
-  bool replayed = false;  // since the last token
+  bool replayed = false;       // since the last token
+  std::uint32_t attempts = 0;  // to get lost work done, since the last token
   Phase phase = Phase::kFeeding;
   bool step_in_flight = false;
 };
@@ -87,6 +89,7 @@ class Session {
 
   std::optional<Answering> answering;
   std::uint64_t last_used = 0;
+  std::chrono::steady_clock::time_point moved{};  // when work was sent or answered
 
  private:
   struct Chunk {

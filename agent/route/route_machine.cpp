@@ -121,7 +121,8 @@ void RouteMachine::join(const Assignment& assignment, TimePoint now, Actions& ac
   Peer waited_for;
   waited_for.last_heard = now;  // the timeout counts from here
   peers_.assign(assignment.route.size(), waited_for);
-  peers_[assignment.index].heard = peers_[assignment.index].loaded = true;  // own_ says the truth
+  Peer& own = peers_[assignment.index];
+  own.heard = own.loaded = own.hears_all = true;  // own_ and all_alive() say the truth
   crossed_ = false;
   canary_note_.clear();
   next_canary_ = now;
@@ -189,6 +190,8 @@ Actions RouteMachine::on_ping(const wire::PingFrame& ping, TimePoint now) {
   peer.instance = ping.instance;
   peer.last_heard = now;
   peer.loaded = ping.loaded;
+  peer.hears_all = ping.hears_all;
+  peer.forgotten = false;
   settle(now, actions);
   return actions;
 }
@@ -241,15 +244,20 @@ Actions RouteMachine::stop() {
 
 /// Everything that follows from what is known now.
 void RouteMachine::settle(TimePoint now, Actions& actions) {
-  watch_peers(now);
-  const bool whole = own_ == OwnSlice::kLoaded && all_alive() && all_loaded();
+  watch_peers(now, actions);
+  const bool whole = own_ == OwnSlice::kLoaded && all_alive() && all_loaded() && all_hear_all();
   if (is_first()) run_canary(whole, now, actions);
 }
 
-void RouteMachine::watch_peers(TimePoint now) {
-  for (Peer& peer : peers_) {
+void RouteMachine::watch_peers(TimePoint now, Actions& actions) {
+  for (std::uint32_t stage = 0; stage < peers_.size(); ++stage) {
+    Peer& peer = peers_[stage];
     peer.blocked = now < peer.blocked_until;
     peer.alive = !peer.blocked && now - peer.last_heard <= timing_.timeout;
+    if (!peer.forgotten && !is_own(stage) && now - peer.last_heard > timing_.forget) {
+      peer.forgotten = true;
+      actions.emplace_back(CloseSessionsOf{stage});
+    }
   }
   peers_[committed_->index].alive = true;  // this node
 }
@@ -290,6 +298,7 @@ void RouteMachine::ping_all(TimePoint now, Actions& actions) {
   frame.stage = committed_->index;
   frame.instance = instance_;
   frame.loaded = own_ == OwnSlice::kLoaded;
+  frame.hears_all = all_alive();
   frame.route_ready = is_first() && crossed_;
   if (frame.route_ready) frame.processes = digest_of_route();
   actions.emplace_back(SendPing{frame});
@@ -306,6 +315,11 @@ std::uint64_t RouteMachine::digest_of_route() const {
 
 bool RouteMachine::all_alive() const {
   return std::all_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return peer.alive; });
+}
+
+/// Of the others: that this node does is all_alive().
+bool RouteMachine::all_hear_all() const {
+  return std::all_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return peer.hears_all; });
 }
 
 bool RouteMachine::all_loaded() const {
@@ -373,6 +387,11 @@ std::string RouteMachine::describe_joining() const {
     return peers_[i].heard ? fmt::format("node {} ({}) does not hold layers {} now", stage.node,
                                          stage.address, stage.layers)
                            : fmt::format("waiting for node {} ({})", stage.node, stage.address);
+  }
+  for (std::size_t i = 0; i < peers_.size(); ++i) {
+    if (peers_[i].hears_all) continue;
+    return fmt::format("node {} ({}) has no word from some other node of the route",
+                       committed_->route[i].node, committed_->route[i].address);
   }
   if (!is_first()) {
     return fmt::format("waiting for node {} to send a canary token through the route",

@@ -33,7 +33,8 @@ using TimePoint = std::chrono::steady_clock::time_point;
 
 struct RouteTiming {
   std::chrono::milliseconds ping{100};
-  std::chrono::milliseconds timeout{2000};  // a stage silent for longer does not answer
+  std::chrono::milliseconds timeout{1500};   // a stage silent for longer does not answer
+  std::chrono::milliseconds forget{60'000};  // and after so long, nobody waits for its return
   std::chrono::milliseconds canary_timeout{30'000};
   std::chrono::milliseconds canary_pause{1000};  // between a failed canary and the next
 };
@@ -69,8 +70,8 @@ struct SendCanary {
 struct CloseCanary {
   std::uint64_t session = 0;
 };
-/// The process that was the entry of stage `entry` is gone, and nobody else will ever close the
-/// sessions it opened here.
+/// The process that was the entry of stage `entry` is gone, or has been away for too long, and
+/// nobody else will ever close the sessions it opened here.
 struct CloseSessionsOf {
   std::uint32_t entry = 0;
 };
@@ -142,6 +143,8 @@ class RouteMachine {
     bool alive = true;  // as of the last event
     bool blocked = false;
     bool loaded = false;
+    bool hears_all = false;
+    bool forgotten = false;  // its sessions are closed
     /// The first stage's word: with which processes the route is ready.
     std::optional<std::uint64_t> ready_processes;
     std::uint64_t instance = 0;
@@ -157,13 +160,14 @@ class RouteMachine {
   void join(const Assignment& assignment, TimePoint now, Actions& actions);
   void forget_committed(Actions& actions);
   void settle(TimePoint now, Actions& actions);
-  void watch_peers(TimePoint now);
+  void watch_peers(TimePoint now, Actions& actions);
   void run_canary(bool whole, TimePoint now, Actions& actions);
   void give_up_canary(Actions& actions);
   void ping_all(TimePoint now, Actions& actions);
   std::uint64_t digest_of_route() const;
   bool all_alive() const;
   bool all_loaded() const;
+  bool all_hear_all() const;
   std::string describe_silent() const;
   std::string describe_joining() const;
 

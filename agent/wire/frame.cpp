@@ -11,7 +11,7 @@
 //   fork      epoch u64 | 0 u32 | items u32 | fork item*
 //   fork item source u64 | target u64 | prefix_hash u64 | position u32 | entry u32
 //   error     epoch u64 | stage u32 | code u32 | sessions u32 | message_bytes u32 | session u64* | message
-//   ping      epoch u64 | instance u64 | stage u32 | flags u32 (1: loaded, 2: route ready)
+//   ping      epoch u64 | instance u64 | stage u32 | flags u32 (1: loaded, 2: route ready, 4: hears all)
 //             | processes u64
 // clang-format on
 #include "agent/wire/frame.h"
@@ -38,6 +38,7 @@ constexpr std::size_t kForkBytes = 32;
 constexpr std::uint32_t kSampleFlag = 1U << 0;
 constexpr std::uint32_t kLoadedFlag = 1U << 0;
 constexpr std::uint32_t kRouteReadyFlag = 1U << 1;
+constexpr std::uint32_t kHearsAllFlag = 1U << 2;
 
 /// An error code's number on the wire is its index here: append only.
 constexpr std::array kWireCodes = {
@@ -258,7 +259,8 @@ std::string encode(const PingFrame& frame) {
   out.u64(frame.epoch);
   out.u64(frame.instance);
   out.u32(frame.stage);
-  out.u32((frame.loaded ? kLoadedFlag : 0) | (frame.route_ready ? kRouteReadyFlag : 0));
+  out.u32((frame.loaded ? kLoadedFlag : 0) | (frame.route_ready ? kRouteReadyFlag : 0) |
+          (frame.hears_all ? kHearsAllFlag : 0));
   out.u64(frame.processes);
   return out.take();
 }
@@ -361,13 +363,14 @@ Result<PingFrame> decode_ping(std::span<const std::byte> header) {
   frame.instance = in.u64("instance");
   frame.stage = read_stage(in, "stage");
   const std::uint32_t flags = in.u32("flags");
-  if ((flags & ~(kLoadedFlag | kRouteReadyFlag)) != 0) {
+  if ((flags & ~(kLoadedFlag | kRouteReadyFlag | kHearsAllFlag)) != 0) {
     in.reject("flags", fmt::format("{:#x} are unknown", flags));
   }
   frame.processes = in.u64("processes");
   DS4_TRY(in.finish());
   frame.loaded = (flags & kLoadedFlag) != 0;
   frame.route_ready = (flags & kRouteReadyFlag) != 0;
+  frame.hears_all = (flags & kHearsAllFlag) != 0;
   return frame;
 }
 

@@ -94,6 +94,7 @@ struct PingFrame {
   /// Random for each process: another one means that the caches of the former are lost.
   std::uint64_t instance = 0;
   bool loaded = false;       // its slice is resident and can run
+  bool hears_all = false;    // has had word from every other stage within the timeout
   bool route_ready = false;  // from stage 0: the canary has crossed this epoch's route
   /// With route_ready: digest_processes() of all stages as the canary found them. A stage that sees
   /// other processes than these knows that the word is out of date.

@@ -34,7 +34,7 @@ bool has(const Actions& actions) {
 class Node {
  public:
   explicit Node(std::uint32_t index, Ledger ledger = {}, std::size_t stages = 3)
-      : machine(RouteTiming{100ms, 2000ms, 30s, 1s}, kInstance, ledger),
+      : machine(RouteTiming{100ms, 2000ms, 60s, 30s, 1s}, kInstance, ledger),
         index_(index),
         stages_(stages) {
     instances[index] = kInstance;
@@ -59,6 +59,7 @@ class Node {
 
   struct Heard {
     bool loaded = true;
+    bool hears_all = true;
     bool ready = false;  // of the processes that this node knows, unless `processes`
     std::uint64_t instance = 7;
     std::uint64_t epoch = 0;  // 0: the committed one
@@ -71,6 +72,7 @@ class Node {
     ping.stage = stage;
     ping.instance = heard.instance;
     ping.loaded = heard.loaded;
+    ping.hears_all = heard.hears_all;
     ping.route_ready = heard.ready;
     if (stage < instances.size()) instances[stage] = heard.instance;
     ping.processes = heard.processes != 0 ? heard.processes : wire::digest_processes(instances);
@@ -566,6 +568,80 @@ TEST(RouteMachine, AStoppingNodeSaysSo) {
   EXPECT_EQ(node.machine.state(), NodeState::kStopping);
   ASSERT_TRUE(has<SendPing>(actions));
   EXPECT_FALSE(all<SendPing>(actions)[0].frame.loaded);
+}
+
+// ---- who is away, and for how long -----------------------------------------------------------
+
+TEST(RouteMachine, AStageThatFallsSilentIsNoticedWithinTwoSecondsByDefault) {
+  RouteMachine machine({}, kInstance, {});
+  const Node node(0);
+  TimePoint now = node.now;
+  ASSERT_TRUE(machine.prepare(node.assignment(1)));
+  machine.on_loaded(1, now);
+  ASSERT_TRUE(machine.commit(1, now));
+  const auto ping = [&](std::uint32_t stage) {
+    return machine.on_ping(
+        {.epoch = 1, .stage = stage, .instance = 7, .loaded = true, .hears_all = true}, now);
+  };
+  ping(1);
+  const Actions actions = ping(2);
+  ASSERT_TRUE(has<SendCanary>(actions));
+  machine.on_canary_token(all<SendCanary>(actions)[0].session, now);
+  ASSERT_EQ(machine.state(), NodeState::kReady);
+
+  const TimePoint died = now;
+  while (machine.state() == NodeState::kReady && now < died + 10s) {
+    now += RouteTiming{}.ping;  // as often as the agent looks at the clock
+    ping(1);
+    machine.tick(now);
+  }
+  EXPECT_EQ(machine.state(), NodeState::kDegraded);
+  EXPECT_LE(now - died, 1800ms);
+}
+
+TEST(RouteMachine, AStageThatMissesAnotherTakesTheRouteOutOfReady) {
+  Node node = ready_first();
+  node.now += 100ms;
+  node.hear(1, {.hears_all = false});
+  EXPECT_EQ(node.machine.state(), NodeState::kJoining);
+  EXPECT_THAT(node.machine.detail(), HasSubstr("node b (tcp://10.0.0.2:1) has no word from"));
+  EXPECT_FALSE(has<SendCanary>(node.hear(2)));
+  EXPECT_TRUE(has<SendCanary>(node.hear(1)));  // it hears all again
+}
+
+TEST(RouteMachine, ANodeTellsWhetherItHearsAllOthers) {
+  Node node = ready_second();
+  const auto said = [&] {
+    node.now += 100ms;
+    return all<SendPing>(node.machine.tick(node.now)).at(0).frame.hears_all;
+  };
+  EXPECT_TRUE(said());
+  node.now += 1900ms;
+  node.hear(0, {.ready = true});
+  node.now += 200ms;  // 2 is silent for longer than the timeout now, 0 is not
+  EXPECT_FALSE(said());
+  node.hear(2);
+  EXPECT_TRUE(said());
+}
+
+TEST(RouteMachine, TheSessionsOfAStageThatStaysAwayAreClosedOnce) {
+  Node node = ready_first();
+  std::vector<std::uint32_t> closed;
+  const auto pass = [&](std::chrono::milliseconds time) {
+    for (auto spent = 0ms; spent < time; spent += 100ms) {
+      node.now += 100ms;
+      for (const Actions& actions : {node.hear(1), node.machine.tick(node.now)}) {
+        for (const auto& action : all<CloseSessionsOf>(actions)) closed.push_back(action.entry);
+      }
+    }
+  };
+  pass(59s);
+  EXPECT_THAT(closed, IsEmpty());
+  pass(60s);
+  EXPECT_THAT(closed, ::testing::ElementsAre(2U));
+  node.hear(2);  // it was only cut off
+  pass(70s);
+  EXPECT_THAT(closed, ::testing::ElementsAre(2U, 2U));
 }
 
 }  // namespace

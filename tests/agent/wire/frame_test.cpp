@@ -371,13 +371,15 @@ TEST(ErrorFrame, MessageLongerThanItsBytesIsRefused) {
 TEST(PingFrame, RoundTrips) {
   for (const bool loaded : {false, true}) {
     for (const bool ready : {false, true}) {
-      const PingFrame frame{11, 3, 0x1234567890, loaded, ready, 0xabcdef};
+      const bool hears_all = loaded != ready;
+      const PingFrame frame{11, 3, 0x1234567890, loaded, hears_all, ready, 0xabcdef};
       const auto decoded = decode_ping(bytes_of(encode(frame)));
       ASSERT_TRUE(decoded) << decoded.error().message;
       EXPECT_EQ(decoded->epoch, 11U);
       EXPECT_EQ(decoded->stage, 3U);
       EXPECT_EQ(decoded->instance, 0x1234567890U);
       EXPECT_EQ(decoded->loaded, loaded);
+      EXPECT_EQ(decoded->hears_all, hears_all);
       EXPECT_EQ(decoded->route_ready, ready);
       EXPECT_EQ(decoded->processes, 0xabcdefU);
     }
@@ -400,8 +402,8 @@ TEST(PingFrame, UnknownFlagsAndStagesAreRefused) {
   frame.stage = 256;
   EXPECT_TRUE(names(decode_ping(bytes_of(encode(frame))).error().message, "stage is 256"));
   std::string header = encode(PingFrame{});
-  poke(header, 20, 4U);
-  EXPECT_TRUE(names(decode_ping(bytes_of(header)).error().message, "flags 0x4"));
+  poke(header, 20, 8U);
+  EXPECT_TRUE(names(decode_ping(bytes_of(header)).error().message, "flags 0x8"));
 }
 
 TEST(Frames, EveryTruncationIsAnError) {
