@@ -1,5 +1,6 @@
-# Sourced by tests/run.sh and packaging/demo.sh: the Debian packages that building and testing need,
-# named here and nowhere else, and the one way of installing them. Expects `set -euo pipefail`.
+# Sourced by tests/run.sh, packaging/demo.sh and packaging/build.sh: the Debian packages that building,
+# testing and packaging need, named here and nowhere else, and the one way of installing them. Expects
+# `set -euo pipefail`.
 # shellcheck shell=bash disable=SC2034
 
 # To build ds4d, ds4ctl and ds4-eval.
@@ -11,6 +12,9 @@ ds4_build_packages=(
 
 # To build and run the tests and benchmarks as well.
 ds4_test_packages=(libgtest-dev libgmock-dev libbenchmark-dev python3)
+
+# To make and check packages.
+ds4_package_packages=(dpkg-dev file lintian rpm rpmlint)
 
 ds4_die() {
   printf '%s: %s\n' "${0##*/}" "$*" >&2

@@ -1,0 +1,55 @@
+# .deb: fields, maintainer scripts and the documents that Debian's policy wants in each package.
+set(CPACK_GENERATOR DEB)
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_DEBIAN_PACKAGE_RELEASE 1)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
+set(CPACK_DEBIAN_COMPRESSION_TYPE xz)
+
+set(section_agent net)
+set(section_cuda net)
+set(section_client libs)
+set(section_client-dev libdevel)
+set(section_python python)
+
+set(same "(= ${PROJECT_VERSION}-1)")
+set(depends_agent "init-system-helpers (>= 1.62), systemd")
+set(depends_cuda "ds4d ${same}")
+set(depends_client-dev "libds4client1 ${same}")
+set(depends_python "python3:any, libds4client1 (>= ${PROJECT_VERSION})")
+
+foreach(component ${packages})
+  string(TOUPPER ${component} upper)
+  ds4_package_name(${component} name)
+  set(CPACK_DEBIAN_${upper}_PACKAGE_NAME ${name})
+  set(CPACK_DEBIAN_${upper}_PACKAGE_SECTION ${section_${component}})
+  set(CPACK_DEBIAN_${upper}_PACKAGE_DEPENDS "${depends_${component}}")
+  set(CPACK_COMPONENT_${upper}_DESCRIPTION "${summary_${component}}\n${text_${component}}")
+
+  set(folder ${CMAKE_INSTALL_DATADIR}/doc/${name})
+  install(FILES ${scripts}/debian/copyright DESTINATION ${folder} COMPONENT ${component})
+  ds4_install_compressed(${component} ${CMAKE_CURRENT_BINARY_DIR}/changelog changelog.Debian ${folder})
+  file(READ debian/lintian-overrides overrides)
+  if(EXISTS ${scripts}/debian/lintian-overrides.${name})
+    file(READ debian/lintian-overrides.${name} more)
+    string(APPEND overrides "${more}")
+  endif()
+  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/overrides/${name} "${overrides}")
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/overrides/${name} COMPONENT ${component}
+          DESTINATION ${CMAKE_INSTALL_DATADIR}/lintian/overrides)
+endforeach()
+configure_file(debian/changelog.in changelog @ONLY)
+
+set(CPACK_DEBIAN_AGENT_PACKAGE_RECOMMENDS "bash-completion")
+set(CPACK_DEBIAN_PYTHON_PACKAGE_ARCHITECTURE all)
+set(CPACK_DEBIAN_AGENT_PACKAGE_CONTROL_EXTRA
+    "${scripts}/debian/postinst;${scripts}/debian/prerm;${scripts}/debian/postrm;${scripts}/debian/conffiles")
+# CPack could write the first one, but knows nothing of the trigger.
+file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/shlibs "libds4client 1 libds4client1 (>= ${PROJECT_VERSION})\n")
+file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/triggers "activate-noawait ldconfig\n")
+set(CPACK_DEBIAN_CLIENT_PACKAGE_CONTROL_EXTRA
+    "${CMAKE_CURRENT_BINARY_DIR}/shlibs;${CMAKE_CURRENT_BINARY_DIR}/triggers")
+if(DS4_CUDA_ENABLED)
+  set(CPACK_DEBIAN_CUDA_PACKAGE_CONTROL_EXTRA "${scripts}/debian/cuda/conffiles;${scripts}/debian/cuda/postinst;${scripts}/debian/cuda/postrm")
+endif()
