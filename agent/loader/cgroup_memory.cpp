@@ -1,5 +1,7 @@
 #include "agent/loader/cgroup_memory.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
@@ -72,7 +74,8 @@ std::optional<Place> find_place(const std::string& proc_cgroup, const fs::path& 
     const std::size_t first = line.find(':');
     const std::size_t second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const std::string controllers =
+        fmt::format(",{},", std::string_view(line).substr(first + 1, second - first - 1));
     const std::string path = line.substr(std::min(second + 2, line.size()));
     if (controllers.find(",memory,") != std::string::npos) {
       return Place{mount / "memory", mount / "memory" / path, kVersion1};

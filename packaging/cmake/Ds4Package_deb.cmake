@@ -44,7 +44,7 @@ configure_file(debian/changelog.in changelog @ONLY)
 set(CPACK_DEBIAN_AGENT_PACKAGE_RECOMMENDS "bash-completion")
 set(CPACK_DEBIAN_PYTHON_PACKAGE_ARCHITECTURE all)
 set(CPACK_DEBIAN_AGENT_PACKAGE_CONTROL_EXTRA
-    "${scripts}/debian/postinst;${scripts}/debian/prerm;${scripts}/debian/postrm;${scripts}/debian/conffiles")
+    "${scripts}/debian/preinst;${scripts}/debian/postinst;${scripts}/debian/prerm;${scripts}/debian/postrm;${scripts}/debian/conffiles")
 # CPack could write the first one, but knows nothing of the trigger.
 file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/shlibs "libds4client 1 libds4client1 (>= ${PROJECT_VERSION})\n")
 file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/triggers "activate-noawait ldconfig\n")

@@ -1,0 +1,60 @@
+# Put before each script that runs inside a booted system. A step that fails ends the script, after saying what
+# it saw.
+# shellcheck shell=bash
+set -euo pipefail
+export DEBIAN_FRONTEND=noninteractive
+
+question='What is the capital of France?'
+answer='The capital of France is Paris.'
+
+step() { printf '\n== %s\n' "$*"; }
+saw() { printf '   saw: %s\n' "$*"; }
+fail() {
+  printf 'FAILED: %s\n' "$*"
+  systemctl --no-pager --full status ds4d 2>&1 | head -n 20 || true
+  journalctl --no-pager -u ds4d -n 40 -o short-monotonic 2>&1 || true
+  exit 1
+}
+trap 'fail "line $LINENO: $BASH_COMMAND"' ERR
+
+# eventually SECONDS COMMAND...: until it succeeds.
+eventually() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    ((SECONDS < end)) || return 1
+    sleep 0.05
+  done
+}
+
+# equal WHAT GOT WANTED
+equal() {
+  [[ $2 == "$3" ]] || fail "$1 is '$2', not '$3'"
+  saw "$1: $2"
+}
+
+property() { systemctl show -p "$1" --value ds4d; }
+main_pid() { property MainPID; }
+now_ms() { date +%s%3N; }
+
+# ask_as USER: the answer to the question.
+ask_as() { runuser -u "$1" -- ds4ctl run "$question"; }
+answers() { [[ $(ask_as alice 2>/dev/null) == "$answer" ]]; }
+
+# install PACKAGE.deb...: no network is needed, dependencies are there.
+install() { apt-get install -y -q --no-install-recommends --allow-downgrades "$@" 2>&1 | grep -v '^Reading\|^Building\|Reading database\|apt-utils' | sed 's/^/   apt: /'; }
+
+# repacked VERSION: the package of the agent, as if it were another version. Its program differs in bytes that
+# nobody reads, as that of another build would.
+repacked() {
+  local tree=/root/repacked-$1
+  rm -rf "$tree"
+  dpkg-deb -R "$package" "$tree"
+  sed -i "s/^Version: .*/Version: $1/" "$tree/DEBIAN/control"
+  printf 'build %s' "$1" >>"$tree/usr/sbin/ds4d"
+  (cd "$tree" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | xargs -0 md5sum >DEBIAN/md5sums)
+  dpkg-deb -Znone -b "$tree" "/root/ds4d_$1.deb" >/dev/null
+  rm -rf "$tree"
+  echo "/root/ds4d_$1.deb"
+}
+package=$(echo /boot-test/packages/ds4d_*.deb)
