@@ -35,11 +35,13 @@ class FileStore final : public PageStore {
 
   Result<void> fetch(const LayerRange&, std::span<const Interval> missing, SpanMap& map,
                      LoadRun& run) override {
+    MemoryLocker locker(run);
     for (const Interval& interval : missing) {
       DS4_TRY(map.map(model_->fd(), interval));
-      DS4_TRY(read_in(interval, map, run));
+      DS4_TRY(read_in(interval, map, locker, run));
     }
-    return lock_intervals(map.base(), missing, run);
+    locker.conclude();
+    return {};
   }
 
   void release(std::span<const Interval> gone, std::span<const LayerRange>, SpanMap& map) override {
@@ -52,7 +54,8 @@ class FileStore final : public PageStore {
   }
 
  private:
-  Result<void> read_in(const Interval& interval, SpanMap& map, LoadRun& run) const {
+  Result<void> read_in(const Interval& interval, SpanMap& map, MemoryLocker& locker,
+                       LoadRun& run) const {
     std::byte* const begin = map.base() + interval.begin;
     // A fault's own readahead would reach into bytes of others; what is to be read is said below.
     ::madvise(begin, interval.bytes(), MADV_RANDOM);
@@ -63,6 +66,7 @@ class FileStore final : public PageStore {
       if (auto ok = populate(map.base() + at, bytes); !ok) {
         return fail(std::move(ok).error(), fmt::format("read {} bytes at offset {}", bytes, at));
       }
+      DS4_TRY(locker.lock(map.base() + at, bytes));
       run.count_read(bytes);
     }
     ::madvise(begin, interval.bytes(), MADV_NORMAL);

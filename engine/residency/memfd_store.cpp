@@ -116,10 +116,12 @@ Result<void> MemfdStore::fetch(const LayerRange& range, std::span<const Interval
     const std::lock_guard lock(mutex_);
     DS4_TRY(map_from_parts({missing.begin(), missing.end()}, map));
   }
+  MemoryLocker locker(run);
   for (const Interval& interval : missing) {
     DS4_TRY(populate(map.base() + interval.begin, interval.bytes()));
+    DS4_TRY(locker.lock(map.base() + interval.begin, interval.bytes()));
   }
-  DS4_TRY(lock_intervals(map.base(), missing, run));
+  locker.conclude();
   if (options_.keeper == nullptr) return {};
   const std::lock_guard lock(mutex_);
   for (Part& part : parts_) {  // whole, all of them: now they may be found by others

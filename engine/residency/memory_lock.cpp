@@ -28,29 +28,25 @@ std::string reason(int error) {
 
 }  // namespace
 
-Result<void> lock_intervals(const std::byte* base, std::span<const Interval> intervals,
-                            LoadRun& run) {
-  if (!run.options().lock) {
-    run.lock_note = "nothing is locked: locking was not asked for";
-    return {};
+Result<void> MemoryLocker::lock(const std::byte* begin, std::uint64_t bytes) {
+  if (!run_.options().lock) return {};
+  asked_bytes_ += bytes;
+  if (::mlock(begin, bytes) == 0) return {};
+  error_ = errno;
+  refused_bytes_ += bytes;
+  if (!run_.options().must_lock) return {};
+  conclude();
+  return fail(ErrorCode::kPermission, run_.lock_note);
+}
+
+void MemoryLocker::conclude() {
+  if (!run_.options().lock) {
+    run_.lock_note = "nothing is locked: locking was not asked for";
+  } else if (refused_bytes_ > 0) {
+    run_.lock_note =
+        fmt::format("{} of {} not locked, so they may be evicted: {}", mebibytes(refused_bytes_),
+                    mebibytes(asked_bytes_), reason(error_));
   }
-  std::uint64_t total_bytes = 0;
-  std::uint64_t refused_bytes = 0;
-  std::size_t refused = 0;
-  int error = 0;
-  for (const Interval& interval : intervals) {
-    total_bytes += interval.bytes();
-    if (::mlock(base + interval.begin, interval.bytes()) == 0) continue;
-    error = errno;
-    refused_bytes += interval.bytes();
-    ++refused;
-  }
-  if (refused == 0) return {};
-  run.lock_note = fmt::format(
-      "{} of {} ({} of {} intervals) not locked, so they may be evicted: {}",
-      mebibytes(refused_bytes), mebibytes(total_bytes), refused, intervals.size(), reason(error));
-  if (!run.options().must_lock) return {};
-  return fail(ErrorCode::kPermission, run.lock_note);
 }
 
 }  // namespace ds4
