@@ -70,12 +70,12 @@ Result<ExpertStack> WeightsLoader::stack(const std::string& name, std::uint32_t 
   if (block == 0 || cols % block != 0)
     return fail(ErrorCode::kCorrupt, fmt::format("{}: {} cannot hold rows of {} weights", name,
                                                  traits_of(type)->name, cols));
-  constexpr std::uint32_t kColumns = 32;  // of a step of the products
-  if (cols % kColumns != 0 || reinterpret_cast<std::uintptr_t>(tensor.data) % 16 != 0)
+  const std::uint32_t columns = type == TensorType::kQ8_0 ? 64 : 32;  // see formats.cuh
+  if (cols % columns != 0 || reinterpret_cast<std::uintptr_t>(tensor.data) % 16 != 0)
     return fail(ErrorCode::kUnsupported,
                 fmt::format("{}: the CUDA engine needs rows of a multiple of {} weights, aligned "
                             "to 16 bytes; these have {}",
-                            name, kColumns, cols));
+                            name, columns, cols));
   const std::uint64_t row_bytes = quant::row_bytes(type, cols);
   return ExpertStack{{tensor.data, row_bytes, rows, cols, static_cast<std::uint32_t>(type)},
                      row_bytes * rows};

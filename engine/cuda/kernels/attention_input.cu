@@ -127,7 +127,7 @@ struct Pool {
   }
 };
 
-__device__ void finish_row(const InputArgs& args, float* values, float* scratch) {
+__device__ void finish_qr(const InputArgs& args, float* scratch) {
   const std::uint32_t row = blockIdx.x;
   const Sizes& sizes = args.sizes;
   const float* qr = args.in.qr + std::size_t{row} * sizes.q_rank;
@@ -138,7 +138,11 @@ __device__ void finish_row(const InputArgs& args, float* values, float* scratch)
   for (std::uint32_t i = threadIdx.x; i < sizes.q_rank; i += kThreads)
     args.in.qr_out[std::size_t{row} * sizes.q_rank + i] =
         __float2half_rn(qr[i] * scale * args.in.q_norm[i]);
+}
 
+__device__ void finish_kv(const InputArgs& args, float* values, float* scratch) {
+  const std::uint32_t row = blockIdx.x;
+  const Sizes& sizes = args.sizes;
   const std::size_t at = std::size_t{row} * sizes.head_dim;
   for (std::uint32_t i = threadIdx.x; i < sizes.head_dim; i += kThreads)
     values[i] = args.in.kv[at + i];
@@ -201,10 +205,11 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ float scratch[33];
   let_successor_start();
   wait_for_predecessor();
-  if (blockIdx.y == 0) finish_row(args, values, scratch);
+  if (blockIdx.y == 0) finish_qr(args, scratch);
   if (blockIdx.y == 1) pool_row(args, false, values, scratch);
   if (blockIdx.y == 2) pool_row(args, true, values, scratch);
   if (blockIdx.y == 3 && threadIdx.x == 0) finish_mix(args.in.mix, args.sizes, blockIdx.x);
+  if (blockIdx.y == 4) finish_kv(args, values, scratch);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -264,7 +269,7 @@ __global__ void __launch_bounds__(kQueryThreads)
 void finish_input(Launcher& launcher, const Sizes& sizes, const AttentionInput& input,
                   const RowEntry* rows, const SegmentEntry* segments, std::uint32_t n,
                   const float* angles) {
-  launch(launcher, finish_input_kernel, dim3(n, 4), kThreads, 0, 1,
+  launch(launcher, finish_input_kernel, dim3(n, 5), kThreads, 0, 1,
          InputArgs{sizes, input, rows, segments, angles, n});
 }
 

@@ -9,8 +9,10 @@
 // A weight becomes a half: scale times integer, rounded once or twice (2^-11). engine/quant defines
 // the formats; tests/engine/cuda compares.
 //
-// Formats with kStaged come through shared memory, because their blocks are not aligned to what a
-// load takes; floats are read where they lie. Pointers may have the alignment of the block.
+// Blocks are read from shared memory, where whole 16-byte pieces were copied, so `row` has the
+// alignment that it has in the file: 16 bytes for floats, 4 for Q8_0, Q4_K and Q2_K (the loader
+// sees to it), 2 for IQ2_XXS, none for MXFP4. kUnit columns are copied together; a unit has begun
+// when decode8() sees chunk 0.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -23,25 +25,31 @@ namespace ds4::cuda {
 
 using Half8 = std::uint32_t[4];
 
-/// IQ2_XXS: vectors of eight magnitudes as halves.
+/// IQ2_XXS: for each vector of the grid, what makes its four pairs of magnitudes out of the bytes
+/// of the halves 8, 25 and 43. (The pairs themselves would be twice the bytes, and random places in
+/// shared memory are what this format waits for.)
 inline constexpr int kIq2Vectors = 256;
 struct Iq2Table {
-  uint4 vector[kIq2Vectors];
+  uint2 selectors[kIq2Vectors];
 
   /// By all threads of a block; they must meet before the table is read.
   __device__ void fill(const std::uint16_t* grid) {
     for (int v = threadIdx.x; v < kIq2Vectors; v += blockDim.x) {
-      std::uint32_t code = grid[v];
-      std::uint32_t words[4];
-      for (std::uint32_t& word : words) {
-        const auto magnitude = [](std::uint32_t two) {
-          return __int2half_rn(two == 0 ? 8 : (two == 1 ? 25 : 43));
-        };
-        word = bits(__halves2half2(magnitude(code & 3), magnitude(code >> 2 & 3)));
-        code >>= 4;
-      }
-      vector[v] = make_uint4(words[0], words[1], words[2], words[3]);
+      const std::uint32_t code = grid[v];
+      const auto selector = [&](std::uint32_t pair) {
+        const std::uint32_t a = code >> 4 * pair & 3, b = code >> (4 * pair + 2) & 3;
+        return a | (a + 4) << 4 | b << 8 | (b + 4) << 12;
+      };
+      selectors[v] = make_uint2(selector(0) | selector(1) << 16, selector(2) | selector(3) << 16);
     }
+  }
+  __device__ void magnitudes(std::uint32_t v, Half8& w) const {
+    constexpr std::uint32_t kLowBytes = 0x00604000u, kHighBytes = 0x00514E48u;
+    const uint2 s = selectors[v];
+    w[0] = __byte_perm(kLowBytes, kHighBytes, s.x);
+    w[1] = __byte_perm(kLowBytes, kHighBytes, s.x >> 16);
+    w[2] = __byte_perm(kLowBytes, kHighBytes, s.y);
+    w[3] = __byte_perm(kLowBytes, kHighBytes, s.y >> 16);
   }
 };
 
@@ -66,23 +74,31 @@ __device__ __forceinline__ void bytes_to_halves(std::uint32_t four, __half2& low
 __device__ __forceinline__ __half2 both(float x) {
   return __float2half2_rn(x);
 }
+/// A small integer, twice.
+__device__ __forceinline__ __half2 both_of(std::uint32_t n) {
+  return __hsub2(as_half2(n * 0x00010001u | 0x64006400u), as_half2(0x64006400u));
+}
+__device__ __forceinline__ uint2 load8_by_words(const std::uint8_t* p) {
+  const auto* words = reinterpret_cast<const std::uint32_t*>(p);
+  return {words[0], words[1]};
+}
 
 struct FormatF16 {
-  static constexpr bool kStaged = false;
+  static constexpr std::uint32_t kUnit = 64, kMostBytes = 128;
   static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) { return 2 * cols; }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table*, Half8& w) {
-    const uint4 v = __ldg(reinterpret_cast<const uint4*>(row + 64 * chunk + 16 * t));
+    const uint4 v = *reinterpret_cast<const uint4*>(row + 64 * chunk + 16 * t);
     w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
   }
 };
 
 struct FormatBF16 {
-  static constexpr bool kStaged = false;
+  static constexpr std::uint32_t kUnit = 64, kMostBytes = 128;
   static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) { return 2 * cols; }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table*, Half8& w) {
-    const uint4 v = __ldg(reinterpret_cast<const uint4*>(row + 64 * chunk + 16 * t));
+    const uint4 v = *reinterpret_cast<const uint4*>(row + 64 * chunk + 16 * t);
     const std::uint32_t in[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i)
@@ -92,12 +108,12 @@ struct FormatBF16 {
 };
 
 struct FormatF32 {
-  static constexpr bool kStaged = false;
+  static constexpr std::uint32_t kUnit = 32, kMostBytes = 128;
   static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) { return 4 * cols; }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table*, Half8& w) {
     const auto* v = reinterpret_cast<const float4*>(row + 128 * chunk + 32 * t);
-    const float4 a = __ldg(v), b = __ldg(v + 1);
+    const float4 a = v[0], b = v[1];
     w[0] = bits(__floats2half2_rn(a.x, a.y));
     w[1] = bits(__floats2half2_rn(a.z, a.w));
     w[2] = bits(__floats2half2_rn(b.x, b.y));
@@ -106,8 +122,7 @@ struct FormatF32 {
 };
 
 struct FormatQ8_0 {
-  static constexpr bool kStaged = true;
-  static constexpr std::uint32_t kMostBytes = 272;  // of 256 columns
+  static constexpr std::uint32_t kUnit = 128, kMostBytes = 136;
   static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
     return cols / 32 * 34;
   }
@@ -115,7 +130,16 @@ struct FormatQ8_0 {
                                  const Iq2Table*, Half8& w) {
     const std::uint8_t* block = row + 34 * chunk;
     const __half2 scale = __half2half2(load_half(block));
-    const uint2 q = load8(block + 2 + 8 * t);
+    // Even blocks begin at a multiple of four bytes, and their values two bytes later.
+    uint2 q;
+    if (chunk % 2 == 0) {
+      const auto* words = reinterpret_cast<const std::uint32_t*>(block + 8 * t);
+      const std::uint32_t w0 = words[0], w1 = words[1], w2 = words[2];
+      q = {__byte_perm(w0, w1, 0x5432), __byte_perm(w1, w2, 0x5432)};
+    } else {
+      const auto* words = reinterpret_cast<const std::uint32_t*>(block + 2 + 8 * t);
+      q = {words[0], words[1]};
+    }
     const __half2 offset = both(1024 + 128);
     __half2 v[4];
     bytes_to_halves(q.x ^ 0x80808080u, v[0], v[1]);
@@ -126,8 +150,7 @@ struct FormatQ8_0 {
 };
 
 struct FormatQ4_K {
-  static constexpr bool kStaged = true;
-  static constexpr std::uint32_t kMostBytes = 144;
+  static constexpr std::uint32_t kUnit = 256, kMostBytes = 144;
   static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
     return cols / 256 * 144;
   }
@@ -144,10 +167,9 @@ struct FormatQ4_K {
       scale = (low & 15) | (s[group - 4] >> 6 << 4);
       least = low >> 4 | (s[group] >> 6 << 4);
     }
-    const float d = __half2float(load_half(block)), dmin = __half2float(load_half(block + 2));
-    const __half2 times = both(d * static_cast<float>(scale));
-    const __half2 minus = both(-dmin * static_cast<float>(least));
-    uint2 q = load8(block + 16 + 32 * (group / 2) + 8 * t);
+    const __half2 times = __hmul2(both_of(scale), __half2half2(load_half(block)));
+    const __half2 minus = __hneg2(__hmul2(both_of(least), __half2half2(load_half(block + 2))));
+    uint2 q = load8_by_words(block + 16 + 32 * (group / 2) + 8 * t);
     q.x = q.x >> 4 * (group % 2) & 0x0F0F0F0Fu;
     q.y = q.y >> 4 * (group % 2) & 0x0F0F0F0Fu;
     const __half2 offset = both(1024);
@@ -160,8 +182,7 @@ struct FormatQ4_K {
 };
 
 struct FormatQ2_K {
-  static constexpr bool kStaged = true;
-  static constexpr std::uint32_t kMostBytes = 84;
+  static constexpr std::uint32_t kUnit = 256, kMostBytes = 84;
   static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
     return cols / 256 * 84;
   }
@@ -170,10 +191,9 @@ struct FormatQ2_K {
     const std::uint8_t* block = row + 84 * (chunk / 8);
     const std::uint32_t group = chunk % 8;
     const std::uint32_t sm = block[2 * group + t / 2];
-    const float d = __half2float(load_half(block + 80)), dmin = __half2float(load_half(block + 82));
-    const __half2 times = both(d * static_cast<float>(sm & 15));
-    const __half2 minus = both(-dmin * static_cast<float>(sm >> 4));
-    uint2 q = load8(block + 16 + 32 * (group / 4) + 8 * t);
+    const __half2 times = __hmul2(both_of(sm & 15), __half2half2(load_half(block + 80)));
+    const __half2 minus = __hneg2(__hmul2(both_of(sm >> 4), __half2half2(load_half(block + 82))));
+    uint2 q = load8_by_words(block + 16 + 32 * (group / 4) + 8 * t);
     q.x = q.x >> 2 * (group % 4) & 0x03030303u;
     q.y = q.y >> 2 * (group % 4) & 0x03030303u;
     const __half2 offset = both(1024);
@@ -186,8 +206,7 @@ struct FormatQ2_K {
 };
 
 struct FormatIQ2_XXS {
-  static constexpr bool kStaged = true;
-  static constexpr std::uint32_t kMostBytes = 66;
+  static constexpr std::uint32_t kUnit = 256, kMostBytes = 66;
   static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
     return cols / 256 * 66;
   }
@@ -197,25 +216,21 @@ struct FormatIQ2_XXS {
     const std::uint8_t* group = block + 2 + 8 * (chunk % 8);
     const auto* tail = reinterpret_cast<const std::uint16_t*>(group + 4);
     const std::uint32_t signs_and_scale = tail[0] | std::uint32_t{tail[1]} << 16;
-    const float scale = __half2float(load_half(block)) *
-                        (static_cast<float>(2 * (signs_and_scale >> 28) + 1) * 0.125f);
-    const __half2 times = both(scale);
+    const __half2 eighth = __hmul2(__half2half2(load_half(block)), as_half2(0x30003000u));
+    const __half2 times = __hmul2(both_of(signs_and_scale >> 28 << 1 | 1), eighth);
     const std::uint32_t seven = signs_and_scale >> 7 * t & 127;
     const std::uint32_t signs = seven | (__popc(seven) & 1) << 7;
-    const uint4 v = table->vector[group[t]];
-    const std::uint32_t magnitudes[4] = {v.x, v.y, v.z, v.w};
+    // Bits 2i and 2i + 1 of the signs stand 15 apart here, as in a pair of halves 16 apart.
+    const std::uint32_t apart = signs | signs << 15;
+    table->magnitudes(group[t], w);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const std::uint32_t minus =
-          (signs << (15 - 2 * i) & 0x8000u) | (signs << (30 - 2 * i) & 0x80000000u);
-      w[i] = bits(__hmul2(as_half2(magnitudes[i] ^ minus), times));
-    }
+    for (int i = 0; i < 4; ++i)
+      w[i] = bits(__hmul2(as_half2(w[i] ^ (apart << (15 - 2 * i) & 0x80008000u)), times));
   }
 };
 
 struct FormatMXFP4 {
-  static constexpr bool kStaged = true;
-  static constexpr std::uint32_t kMostBytes = 136;
+  static constexpr std::uint32_t kUnit = 128, kMostBytes = 68;
   static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
     return cols / 32 * 17;
   }

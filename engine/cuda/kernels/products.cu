@@ -4,6 +4,8 @@
 // A block is eight warps. Where a row has eight segments or more, all work on one tile of sixteen
 // rows; else several tiles share a block. Activation rows beyond 8 * NT are further blocks (y), or
 // for experts, whose numbers of rows only the device knows, further rounds.
+#include <algorithm>
+
 #include "engine/cuda/kernels/tile.cuh"
 
 namespace ds4::cuda {
@@ -38,18 +40,22 @@ __host__ __device__ inline std::size_t sums_bytes_of(const Shape& shape, int nt,
   return std::size_t{shape.tiles_per_block} * shape.segments * matrices * 8 * nt * kTileRows *
          sizeof(float);
 }
-std::size_t shared_bytes(const Shape& shape, int nt, int matrices) {
-  return kTileWarps * kRingBytes + sums_bytes_of(shape, nt, matrices) + sizeof(Iq2Table);
+std::size_t shared_bytes(const Shape& shape, int nt, int matrices, bool table) {
+  return kTileWarps * kRingBytes + sums_bytes_of(shape, nt, matrices) +
+         (table ? sizeof(Iq2Table) : 0);
 }
 
-__device__ __forceinline__ TileRows tile_rows(const std::byte* data, std::uint64_t row_bytes,
-                                              std::uint32_t rows, std::uint32_t tile) {
-  const std::uint32_t first = tile * kTileRows;
-  return {reinterpret_cast<const std::uint8_t*>(data) + first * row_bytes, row_bytes,
-          min(rows - first, kTileRows)};
+__device__ __forceinline__ TileShape tile_shape(const DeviceMatrix& weights, std::uint32_t tile) {
+  return {static_cast<std::uint32_t>(weights.row_bytes),
+          min(weights.rows - tile * kTileRows, kTileRows)};
+}
+__device__ __forceinline__ const std::uint8_t* tile_data(const std::byte* data,
+                                                         std::uint64_t row_bytes,
+                                                         std::uint32_t tile) {
+  return reinterpret_cast<const std::uint8_t*>(data) + tile * kTileRows * row_bytes;
 }
 
-__device__ __forceinline__ bool needs_table(std::uint32_t type) {
+__host__ __device__ inline bool needs_table(std::uint32_t type) {
   return type == static_cast<std::uint32_t>(TensorType::kIQ2_XXS);
 }
 
@@ -63,7 +69,7 @@ struct ProductList {
 };
 
 template <int NT>
-__global__ void __launch_bounds__(kThreads, NT <= 2 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, NT == 1 ? 3 : (NT <= 4 ? 2 : 1))
     products_kernel(const __grid_constant__ ProductList list) {
   extern __shared__ __align__(128) std::uint8_t base[];
   let_successor_start();
@@ -87,10 +93,10 @@ __global__ void __launch_bounds__(kThreads, NT <= 2 ? 2 : 1)
   if (tile < tiles && first_segment < shape.segments) {
     const std::uint32_t jobs =
         (shape.segments - first_segment + shape.warps_per_tile - 1) / shape.warps_per_tile;
-    const TileRows rows = tile_rows(weights.data, weights.row_bytes, weights.rows, tile);
+    const std::uint8_t* first = tile_data(weights.data, weights.row_bytes, tile);
     const auto job_at = [&](std::uint32_t i) {
       const std::uint32_t segment = first_segment + i * shape.warps_per_tile;
-      return TileJob{rows, segment,
+      return TileJob{first, segment,
                      shared.sums + (in_block * shape.segments + segment) * 8 * NT * kTileRows};
     };
     const auto ready = [&] {
@@ -105,7 +111,8 @@ __global__ void __launch_bounds__(kThreads, NT <= 2 ? 2 : 1)
       return inputs;
     };
     with_format(weights.type, [&](auto format) {
-      run_jobs<decltype(format), NT>(jobs, job_at, list.cols, shared.ring, shared.table, ready);
+      run_jobs<decltype(format), NT>(jobs, job_at, tile_shape(weights, tile), list.cols,
+                                     shared.ring, shared.table, ready);
     });
   } else {
     wait_for_predecessor();
@@ -161,7 +168,7 @@ __device__ __forceinline__ float gated(float gate, float up, float limit) {
 
 /// kMatrices 2: gate and up, gated, into hidden; 1: down.
 template <int NT, int kMatrices>
-__global__ void __launch_bounds__(kThreads, NT <= 2 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, NT == 1 ? 3 : (NT <= 4 ? 2 : 1))
     experts_kernel(const __grid_constant__ ExpertList list) {
   extern __shared__ __align__(128) std::uint8_t base[];
   let_successor_start();
@@ -202,7 +209,7 @@ __global__ void __launch_bounds__(kThreads, NT <= 2 ? 2 : 1)
         const std::uint32_t m = i % kMatrices;
         const std::uint32_t segment = first_segment + i / kMatrices * shape.warps_per_tile;
         return TileJob{
-            tile_rows(matrix[m], weights.row_bytes, weights.rows, tile), segment,
+            tile_data(matrix[m], weights.row_bytes, tile), segment,
             shared.sums + (in_block * kMatrices + m) * tile_sums + segment * 8 * NT * kTileRows};
       };
       const auto ready = [&] {
@@ -219,8 +226,8 @@ __global__ void __launch_bounds__(kThreads, NT <= 2 ? 2 : 1)
         return inputs;
       };
       with_format(weights.type, [&](auto format) {
-        run_jobs<decltype(format), NT>(kMatrices * jobs, job_at, cols, shared.ring, shared.table,
-                                       ready);
+        run_jobs<decltype(format), NT>(kMatrices * jobs, job_at, tile_shape(weights, tile), cols,
+                                       shared.ring, shared.table, ready);
       });
     } else if (is_shared) {
       wait_for_predecessor();
@@ -257,14 +264,15 @@ void run_experts(Launcher& launcher, const ExpertProducts& experts, const std::u
   const ExpertList list{experts, grid};
   const auto with = [&]<int NT>() {
     launch(launcher, experts_kernel<NT, kMatrices>, blocks, kThreads,
-           shared_bytes(shape, NT, kMatrices), 1, list);
+           shared_bytes(shape, NT, kMatrices, needs_table(stack.first.type)), 1, list);
   };
-  if (experts.rows <= 8)
+  // Few rows seldom meet in an expert.
+  if (experts.rows <= 32)
     with.template operator()<1>();
-  else if (experts.rows <= 64)
+  else if (experts.rows <= 256)
     with.template operator()<2>();
   else
-    with.template operator()<4>();
+    with.template operator()<8>();
 }
 
 }  // namespace
@@ -286,9 +294,12 @@ void run_products(Launcher& launcher, std::span<const Product> products, std::ui
     }
     list.first_block[i + 1] = list.first_block[i] + blocks;
   }
+  const bool table = std::any_of(products.begin(), products.end(),
+                                 [](const Product& p) { return needs_table(p.weights.type); });
   const auto with = [&]<int NT>() {
     const dim3 blocks(list.first_block[kMostProducts], (n + 8 * NT - 1) / (8 * NT));
-    launch(launcher, products_kernel<NT>, blocks, kThreads, shared_bytes(shape, NT, 1), 1, list);
+    launch(launcher, products_kernel<NT>, blocks, kThreads, shared_bytes(shape, NT, 1, table), 1,
+           list);
   };
   if (n <= 8)
     with.template operator()<1>();

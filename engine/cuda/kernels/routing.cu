@@ -23,33 +23,31 @@ __device__ __forceinline__ float softplus(float x) {
   return x > 20.0f ? x : log1pf(expf(x));
 }
 
-/// A row's experts, by a warp that holds expert 32 i + lane in p[i].
-__device__ void choose(const RouteArgs& args, std::uint32_t row) {
-  constexpr int kHeld = kMostExperts / kWarp;
+/// A row's experts, by a warp. `p` has room for one float per expert. Loops are not unrolled: each
+/// runs a few times, and code that is run once costs more to fetch than to run.
+__device__ void choose(const RouteArgs& args, std::uint32_t row, float* p) {
   const std::uint32_t n = args.sizes.n_expert, used = args.sizes.n_expert_used;
-  const int lane = threadIdx.x % kWarp;
-  float p[kHeld], score[kHeld];
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i) {
-    const std::uint32_t expert = i * kWarp + lane;
-    p[i] = 0, score[i] = -INFINITY;
-    if (expert >= n) continue;
-    p[i] = sqrtf(softplus(args.logits[std::size_t{row} * n + expert]));
-    score[i] = args.bias != nullptr ? p[i] + args.bias[expert] : p[i];
-  }
+  const std::uint32_t lane = threadIdx.x % kWarp;
+#pragma unroll 1
+  for (std::uint32_t e = lane; e < n; e += kWarp)
+    p[e] = sqrtf(softplus(args.logits[std::size_t{row} * n + e]));
+  __syncwarp();
   std::uint32_t* chosen = args.row_expert + std::size_t{row} * used;
+  std::uint32_t taken = 0;  // bit i: expert 32 i + lane
   float my_p = 0, sum = 0;  // lane `slot` keeps its expert's p
+#pragma unroll 1
   for (std::uint32_t slot = 0; slot < used; ++slot) {
-    std::uint32_t best = 0;
+    std::uint32_t best = n;
     if (args.token_experts != nullptr) {
       best = static_cast<std::uint32_t>(
           args.token_experts[static_cast<std::size_t>(args.rows[row].token) * used + slot]);
     } else {
       float top = -INFINITY;
-      best = n;
-#pragma unroll
-      for (int i = 0; i < kHeld; ++i)
-        if (score[i] > top) top = score[i], best = i * kWarp + lane;
+#pragma unroll 1
+      for (std::uint32_t e = lane; e < n; e += kWarp) {
+        const float score = args.bias != nullptr ? p[e] + args.bias[e] : p[e];
+        if ((taken >> e / kWarp & 1) == 0 && score > top) top = score, best = e;
+      }
 #pragma unroll
       for (int step = 16; step > 0; step /= 2) {
         const float other = __shfl_xor_sync(kFullWarp, top, step);
@@ -57,20 +55,14 @@ __device__ void choose(const RouteArgs& args, std::uint32_t row) {
         if (other > top || (other == top && its < best)) top = other, best = its;
       }
       if (best >= n) best = slot;  // nothing but what is no number: any expert, but a valid one
+      if (best % kWarp == lane) taken |= 1u << best / kWarp;
     }
-    float value = 0;
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      if (best != static_cast<std::uint32_t>(i * kWarp + lane)) continue;
-      value = p[i];
-      score[i] = -INFINITY;
-    }
-    value = __shfl_sync(kFullWarp, value, best % kWarp);
-    if (static_cast<std::uint32_t>(lane) == slot) my_p = value, chosen[slot] = best;
+    const float value = p[best];
+    if (lane == slot) my_p = value, chosen[slot] = best;
     sum += value;
   }
   sum = fmaxf(sum, 1e-20f);
-  if (static_cast<std::uint32_t>(lane) < used)
+  if (lane < used)
     args.groups.row_weight[std::size_t{row} * used + lane] =
         my_p / sum * args.sizes.expert_weights_scale;
 }
@@ -130,7 +122,8 @@ __global__ void __launch_bounds__(kThreads) route_kernel(const __grid_constant__
     return;
   }
   const std::uint32_t row = blockIdx.x * kWarps + threadIdx.x / kWarp;
-  if (row < args.n) choose(args, row);
+  extern __shared__ float shared[];  // [warps][experts]
+  if (row < args.n) choose(args, row, shared + threadIdx.x / kWarp * args.sizes.n_expert);
   if (args.choosing_blocks > 1) return;
   __syncthreads();
   group(args);
@@ -150,8 +143,8 @@ void route(Launcher& launcher, const Sizes& sizes, const float* logits, const fl
   const std::uint32_t choosing = (n + kWarps - 1) / kWarps;
   const RouteArgs args{sizes, logits,   bias,       token_experts, rows,
                        n,     choosing, row_expert, groups,        mix};
-  launch(launcher, route_kernel, dim3(choosing + (n + kThreads - 1) / kThreads), kThreads, 0, 1,
-         args);
+  launch(launcher, route_kernel, dim3(choosing + (n + kThreads - 1) / kThreads), kThreads,
+         sizeof(float) * kWarps * sizes.n_expert, 1, args);
   if (choosing > 1) launch(launcher, group_kernel, dim3(1), kThreads, 0, 1, args);
 }
 

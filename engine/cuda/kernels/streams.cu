@@ -18,12 +18,34 @@ constexpr unsigned kThreads = 256, kWarps = kThreads / kWarp;
 constexpr unsigned kCluster = 8;
 constexpr int kPairs = 10;  // of four streams, each with itself and the others
 
-__device__ __forceinline__ float2 load_pair(const __half* p) {
-  return __half22float2(*reinterpret_cast<const __half2*>(p));
-}
-__device__ __forceinline__ float2 load_pair(const float* p) {
-  return *reinterpret_cast<const float2*>(p);
-}
+/// Eight weights in a row, as they lie in memory.
+template <typename T>
+struct Eight;
+template <>
+struct Eight<__half> {
+  uint4 v{};
+  __device__ void load(const __half* p) { v = __ldg(reinterpret_cast<const uint4*>(p)); }
+  __device__ void values(float (&f)[8]) const {
+    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = __half22float2(as_half2(words[i]));
+      f[2 * i] = pair.x, f[2 * i + 1] = pair.y;
+    }
+  }
+};
+template <>
+struct Eight<float> {
+  float4 a{}, b{};
+  __device__ void load(const float* p) {
+    a = __ldg(reinterpret_cast<const float4*>(p));
+    b = __ldg(reinterpret_cast<const float4*>(p) + 1);
+  }
+  __device__ void values(float (&f)[8]) const {
+    f[0] = a.x, f[1] = a.y, f[2] = a.z, f[3] = a.w;
+    f[4] = b.x, f[5] = b.y, f[6] = b.z, f[7] = b.w;
+  }
+};
 
 struct EnterArgs {
   Sizes sizes;
@@ -40,8 +62,10 @@ struct EnterArgs {
   __half* x;
 };
 
-/// kOutputs: kMixOutputs before a block, 4 before the head.
-template <typename Fn, int kOutputs>
+/// kOutputs: kMixOutputs before a block, 4 before the head. kAhead: pieces of the weights that come
+/// while the predecessor still runs; they take many registers, which many rows need for one
+/// another.
+template <typename Fn, int kOutputs, int kAhead>
 __global__ void __launch_bounds__(kThreads) enter_kernel(const __grid_constant__ EnterArgs args) {
   extern __shared__ __align__(16) float slice[];  // [4][per]
   __shared__ float warp_pairs[kWarps][kPairs];
@@ -53,6 +77,24 @@ __global__ void __launch_bounds__(kThreads) enter_kernel(const __grid_constant__
   const std::uint32_t width = args.sizes.n_embd, per = width / kCluster;
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   let_successor_start();
+
+  constexpr int kPerWarp = (kOutputs + kWarps - 1) / kWarps;
+  Eight<Fn> weights[kAhead == 0 ? 1 : kAhead][kPerWarp][kStreamCount];
+  const auto* fn = static_cast<const Fn*>(args.fn) + rank * per;
+  const auto load_weights = [&](std::uint32_t i, Eight<Fn>(&to)[kPerWarp][kStreamCount]) {
+    const std::uint32_t column = 8 * (kWarp * i + lane);
+#pragma unroll
+    for (int o = 0; o < kPerWarp; ++o) {
+      const unsigned output = warp * kPerWarp + o;
+#pragma unroll
+      for (int d = 0; d < kStreamCount; ++d)
+        if (column < per && output < kOutputs)
+          to[o][d].load(fn + (static_cast<std::size_t>(output) * kStreamCount + d) * width +
+                        column);
+    }
+  };
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) load_weights(i, weights[i]);
   wait_for_predecessor();
   const std::uint32_t row = args.wanted != nullptr ? args.wanted[out_row] : out_row;
   float* streams = args.streams + std::size_t{row} * kStreamCount * width + rank * per;
@@ -83,21 +125,31 @@ __global__ void __launch_bounds__(kThreads) enter_kernel(const __grid_constant__
     if (lane == 0) warp_pairs[warp][pair] = sum;
   }
   __syncthreads();
-  constexpr int kPerWarp = (kOutputs + kWarps - 1) / kWarps;
-  const auto* fn = static_cast<const Fn*>(args.fn) + rank * per;
   float dots[kPerWarp] = {};
-  for (int d = 0; d < kStreamCount; ++d) {
-    for (std::uint32_t i = 2 * lane; i < per; i += 2 * kWarp) {
-      const float2 s = *reinterpret_cast<const float2*>(slice + d * per + i);
+  const auto multiply = [&](std::uint32_t i, const Eight<Fn>(&with)[kPerWarp][kStreamCount]) {
+    const std::uint32_t column = 8 * (kWarp * i + lane);
+    if (column >= per) return;
+#pragma unroll
+    for (int d = 0; d < kStreamCount; ++d) {
+      float s[8];
+#pragma unroll
+      for (int k = 0; k < 8; k += 4)
+        *reinterpret_cast<float4*>(s + k) =
+            *reinterpret_cast<const float4*>(slice + d * per + column + k);
 #pragma unroll
       for (int o = 0; o < kPerWarp; ++o) {
-        const unsigned output = warp * kPerWarp + o;
-        if (output >= kOutputs) continue;
-        const float2 f =
-            load_pair(fn + (static_cast<std::size_t>(output) * kStreamCount + d) * width + i);
-        dots[o] += s.x * f.x + s.y * f.y;
+        float f[8];
+        with[o][d].values(f);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) dots[o] += s[k] * f[k];
       }
     }
+  };
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) multiply(i, weights[i]);
+  for (std::uint32_t i = kAhead; i * 8 * kWarp < per; ++i) {
+    load_weights(i, weights[0]);
+    multiply(i, weights[0]);
   }
 #pragma unroll
   for (int o = 0; o < kPerWarp; ++o) {
@@ -203,8 +255,8 @@ __global__ void embed_kernel(Sizes sizes, DeviceMatrix embedding, const RowEntry
   for (std::uint32_t i = threadIdx.x; i < sizes.n_embd / 8; i += blockDim.x) {
     float v[8];
     embedding_values(row, embedding.type, i, &table, v);
-    for (int s = 0; s < kStreamCount; ++s)
-      for (int k = 0; k < 8; ++k) out[std::size_t{s} * sizes.n_embd + 8 * i + k] = v[k];
+    for (std::uint32_t s = 0; s < kStreamCount; ++s)
+      for (std::uint32_t k = 0; k < 8; ++k) out[std::size_t{s} * sizes.n_embd + 8 * i + k] = v[k];
   }
 }
 
@@ -228,12 +280,15 @@ __global__ void angles_kernel(const RowEntry* rows, std::uint32_t pairs, const d
 
 template <int kOutputs>
 void launch_enter(Launcher& launcher, bool half, const EnterArgs& args) {
+  constexpr std::uint32_t kFewRows = 16;
   const dim3 blocks(args.n * kCluster);
   const std::size_t shared = sizeof(float) * kStreamCount * args.sizes.n_embd / kCluster;
-  if (half)
-    launch(launcher, enter_kernel<__half, kOutputs>, blocks, kThreads, shared, kCluster, args);
+  if (!half)
+    launch(launcher, enter_kernel<float, kOutputs, 0>, blocks, kThreads, shared, kCluster, args);
+  else if (args.n <= kFewRows)
+    launch(launcher, enter_kernel<__half, kOutputs, 2>, blocks, kThreads, shared, kCluster, args);
   else
-    launch(launcher, enter_kernel<float, kOutputs>, blocks, kThreads, shared, kCluster, args);
+    launch(launcher, enter_kernel<__half, kOutputs, 0>, blocks, kThreads, shared, kCluster, args);
 }
 
 }  // namespace

@@ -1,8 +1,7 @@
 #pragma once
 // Sixteen rows of weights times a few rows of activations, by one warp: the inner loop of every
-// product. Weights pass once through the warp's own ring in shared memory (or straight into
-// registers, if they are floats) and become halves there; the matrix instruction multiplies them by
-// 8 * NT rows of activations.
+// product. Weights pass once through the warp's own ring in shared memory and become halves; the
+// matrix instruction multiplies them by 8 * NT rows of activations.
 //
 // Columns are cut into segments of kSegment, each summed by itself and by one warp; whoever calls
 // adds the segments up in order. That order, and so a result's bits, depends on the number of
@@ -12,29 +11,27 @@
 namespace ds4::cuda {
 
 inline constexpr std::uint32_t kSegment = 512;
-inline constexpr std::uint32_t kUnit = 256;  // columns that are copied together
 inline constexpr std::uint32_t kTileRows = 16;
 inline constexpr std::uint32_t kTileWarps = 8;     // of a block
-inline constexpr std::uint32_t kRingBytes = 9728;  // of a warp
+inline constexpr std::uint32_t kRingBytes = 7680;  // of a warp
 
 __host__ __device__ constexpr std::uint32_t segments_of(std::uint32_t cols) {
   return (cols + kSegment - 1) / kSegment;
 }
 
 /// Sixteen rows of a matrix, or as many as are left.
-struct TileRows {
-  const std::uint8_t* first = nullptr;
-  std::uint64_t row_bytes = 0;
+struct TileShape {
+  std::uint32_t row_bytes = 0;
   std::uint32_t count = 0;  // 1..16; rows behind them repeat the last
 
-  __device__ const std::uint8_t* row(std::uint32_t r) const {
-    return first + (r < count ? r : count - 1) * row_bytes;
+  __device__ std::uint32_t offset(std::uint32_t r) const {
+    return (r < count ? r : count - 1) * row_bytes;
   }
 };
 
 /// One segment of one tile, and where its sums go: [8 * NT][kTileRows] floats.
 struct TileJob {
-  TileRows rows;
+  const std::uint8_t* first = nullptr;  // the tile's first byte
   std::uint32_t segment = 0;
   float* sums = nullptr;
 };
@@ -57,23 +54,31 @@ struct Ring {
   static constexpr std::uint32_t kStride = (Format::kMostBytes + 15 + 4 + 15) / 16 * 16;
   static constexpr std::uint32_t kStageBytes = kTileRows * kStride;
   static constexpr int kStages = kRingBytes / kStageBytes < 4 ? kRingBytes / kStageBytes : 4;
-  static_assert(kStages >= 2);
+  static_assert(kStages >= 2 && kSegment % Format::kUnit == 0);
+  static constexpr std::uint32_t kUnits = kSegment / Format::kUnit;  // of a segment
 };
 
-/// Starts the copy of columns [column, column + cols).
+/// Starts the copy of columns [column, column + cols). `offsets` of the lane's rows: eight lanes
+/// share one.
 template <class Format>
-__device__ __forceinline__ void start_copy(std::uint8_t* stage, const TileRows& rows,
-                                           std::uint32_t column, std::uint32_t cols) {
+__device__ __forceinline__ void start_copy(std::uint8_t* stage, const std::uint8_t* first,
+                                           const std::uint32_t (&offsets)[4], std::uint32_t column,
+                                           std::uint32_t cols) {
   const std::uint32_t lane = threadIdx.x % kWarp, piece = lane % 8;
+  const std::uint32_t bytes = Format::bytes(cols);
+  first += Format::bytes(column);
+  stage += lane / 8 * Ring<Format>::kStride + 16 * piece;
 #pragma unroll
   for (std::uint32_t i = 0; i < 4; ++i) {
-    const std::uint32_t r = lane / 8 + 4 * i;
-    const auto from = reinterpret_cast<std::uintptr_t>(rows.row(r) + Format::bytes(column));
-    const std::uint32_t skew = from & 15;
-    const std::uint32_t pieces = (Format::bytes(cols) + skew + 15) / 16;
-    for (std::uint32_t p = piece; p < pieces; p += 8)
-      copy16_async(stage + r * Ring<Format>::kStride + 16 * p,
-                   reinterpret_cast<const void*>(from - skew + 16 * p));
+    const std::uint8_t* from = first + offsets[i];
+    const std::uint32_t skew = reinterpret_cast<std::uintptr_t>(from) & 15;
+    from = from - skew + 16 * piece;
+    const std::uint32_t end = bytes + skew;
+    constexpr std::uint32_t kRounds = (Format::kMostBytes + 15 + 127) / 128;
+#pragma unroll
+    for (std::uint32_t round = 0; round < kRounds; ++round)
+      if (16 * piece + 128 * round < end)
+        copy16_async(stage + 4 * i * Ring<Format>::kStride + 128 * round, from + 128 * round);
   }
 }
 
@@ -103,15 +108,12 @@ __device__ __forceinline__ void multiply_unit(float (&acc)[NT][4], const std::ui
                                               const std::uint8_t* lower, std::uint32_t column,
                                               std::uint32_t cols, const LaneInputs<NT>& inputs,
                                               const Iq2Table* table) {
+  constexpr std::uint32_t kChunks = Format::kUnit / 32;
   constexpr int kAtOnce = NT >= 8 ? 2 : 4;
-  if (cols == kUnit) {
 #pragma unroll kAtOnce
-    for (std::uint32_t chunk = 0; chunk < kUnit / 32; ++chunk)
-      multiply_chunk<Format, NT>(acc, upper, lower, chunk, inputs, column + 32 * chunk, table);
-  } else {
-#pragma unroll 1
-    for (std::uint32_t chunk = 0; chunk < cols / 32; ++chunk)
-      multiply_chunk<Format, NT>(acc, upper, lower, chunk, inputs, column + 32 * chunk, table);
+  for (std::uint32_t chunk = 0; chunk < kChunks; ++chunk) {
+    if (chunk * 32 >= cols) break;
+    multiply_chunk<Format, NT>(acc, upper, lower, chunk, inputs, column + 32 * chunk, table);
   }
 }
 
@@ -130,60 +132,58 @@ __device__ __forceinline__ void store_sums(float (&acc)[NT][4], float* sums) {
 
 }  // namespace tile
 
-/// Runs this warp's jobs, job_at(0) .. job_at(count - 1), on matrices of `cols` columns. Copies
+/// Runs this warp's jobs, job_at(0) .. job_at(count - 1), on tiles of one shape. Copies
 /// of weights begin before `ready` is called, which returns the activations.
 template <class Format, int NT, typename JobAt, typename Ready>
 __device__ __forceinline__ void run_jobs(std::uint32_t count, const JobAt& job_at,
-                                         std::uint32_t cols, std::uint8_t* ring,
-                                         const Iq2Table* table, const Ready& ready) {
+                                         const TileShape& shape, std::uint32_t cols,
+                                         std::uint8_t* ring, const Iq2Table* table,
+                                         const Ready& ready) {
+  using Ring = tile::Ring<Format>;
   const std::uint32_t g = threadIdx.x % kWarp / 4;
-  const std::uint32_t units = 2 * count;
-  const auto width = [&](const TileJob& job, std::uint32_t unit) -> std::uint32_t {
-    const std::uint32_t column = job.segment * kSegment + unit % 2 * kUnit;
-    return column >= cols ? 0 : min(cols - column, kUnit);
+  const std::uint32_t units = Ring::kUnits * count;
+  const std::uint32_t quarter = threadIdx.x % kWarp / 8;
+  const std::uint32_t offsets[4] = {shape.offset(quarter), shape.offset(quarter + 4),
+                                    shape.offset(quarter + 8), shape.offset(quarter + 12)};
+  const std::uint32_t upper = shape.offset(g), lower = shape.offset(g + 8);
+  const auto column_of = [&](const TileJob& job, std::uint32_t unit) {
+    return job.segment * kSegment + unit % Ring::kUnits * Format::kUnit;
+  };
+  const auto width = [&](std::uint32_t column) {
+    return column >= cols ? 0 : min(cols - column, Format::kUnit);
+  };
+  const auto start = [&](std::uint32_t unit) {
+    if (unit < units) {
+      const TileJob job = job_at(unit / Ring::kUnits);
+      const std::uint32_t column = column_of(job, unit);
+      if (width(column) != 0)
+        tile::start_copy<Format>(ring + unit % Ring::kStages * Ring::kStageBytes, job.first,
+                                 offsets, column, width(column));
+    }
+    commit_copies();
   };
   float acc[NT][4] = {};
-  if constexpr (Format::kStaged) {
-    using Ring = tile::Ring<Format>;
-    const auto start = [&](std::uint32_t unit) {
-      if (unit < units) {
-        const TileJob job = job_at(unit / 2);
-        const std::uint32_t n = width(job, unit);
-        if (n != 0)
-          tile::start_copy<Format>(ring + unit % Ring::kStages * Ring::kStageBytes, job.rows,
-                                   job.segment * kSegment + unit % 2 * kUnit, n);
-      }
-      commit_copies();
-    };
-    for (int stage = 0; stage < Ring::kStages - 1; ++stage) start(stage);
-    const LaneInputs<NT> inputs = ready();
-    for (std::uint32_t unit = 0; unit < units; ++unit) {
-      start(unit + Ring::kStages - 1);
-      wait_copies<Ring::kStages - 1>();
-      __syncwarp();
-      const TileJob job = job_at(unit / 2);
-      const std::uint32_t n = width(job, unit), column = job.segment * kSegment + unit % 2 * kUnit;
-      const std::uint8_t* stage = ring + unit % Ring::kStages * Ring::kStageBytes;
-      const auto row = [&](std::uint32_t r) {
-        const auto from = reinterpret_cast<std::uintptr_t>(job.rows.row(r) + Format::bytes(column));
-        return stage + r * Ring::kStride + (from & 15);
-      };
-      tile::multiply_unit<Format, NT>(acc, row(g), row(g + 8), column, n, inputs, table);
-      if (unit % 2 == 1) tile::store_sums<NT>(acc, job.sums);
-      __syncwarp();
-    }
-    wait_copies<0>();
-  } else {
-    const LaneInputs<NT> inputs = ready();
-    for (std::uint32_t unit = 0; unit < units; ++unit) {
-      const TileJob job = job_at(unit / 2);
-      const std::uint32_t n = width(job, unit), column = job.segment * kSegment + unit % 2 * kUnit;
-      tile::multiply_unit<Format, NT>(acc, job.rows.row(g) + Format::bytes(column),
-                                      job.rows.row(g + 8) + Format::bytes(column), column, n,
-                                      inputs, table);
-      if (unit % 2 == 1) tile::store_sums<NT>(acc, job.sums);
-    }
+#pragma unroll 1
+  for (int stage = 0; stage < Ring::kStages - 1; ++stage) start(stage);
+  const LaneInputs<NT> inputs = ready();
+#pragma unroll 1
+  for (std::uint32_t unit = 0; unit < units; ++unit) {
+    start(unit + Ring::kStages - 1);
+    wait_copies<Ring::kStages - 1>();
+    __syncwarp();
+    const TileJob job = job_at(unit / Ring::kUnits);
+    const std::uint32_t column = column_of(job, unit);
+    const std::uint8_t* stage = ring + unit % Ring::kStages * Ring::kStageBytes;
+    const std::uint32_t from =
+        static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(job.first)) +
+        Format::bytes(column);
+    tile::multiply_unit<Format, NT>(acc, stage + g * Ring::kStride + ((from + upper) & 15),
+                                    stage + (g + 8) * Ring::kStride + ((from + lower) & 15), column,
+                                    width(column), inputs, table);
+    if (unit % Ring::kUnits == Ring::kUnits - 1) tile::store_sums<NT>(acc, job.sums);
+    __syncwarp();
   }
+  wait_copies<0>();
 }
 
 /// The segments' sums of one value, added up in order.
