@@ -1,7 +1,8 @@
-// The C ABI: checks arguments, calls Link and Text, and lets no exception out.
+// The C ABI: checks arguments, calls Caller and Text, and lets no exception out.
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -86,6 +87,11 @@ bool copy_in(Struct& to, const Struct* from, std::size_t least) {
   std::memcpy(&to, from, std::min<std::size_t>(bytes, sizeof(Struct)));
   return true;
 }
+
+// The structs of API version 1 ended here.
+constexpr std::size_t kOptionsBytes = offsetof(ds4_connect_options, reconnect_ms);
+constexpr std::size_t kInfoBytes = offsetof(ds4_info, model) + sizeof(ds4_info::model);
+constexpr std::size_t kRequestBytes = offsetof(ds4_request, seed) + sizeof(ds4_request::seed);
 
 template <typename T>
 ds4_status hand_out(const T* data, std::size_t size, T* out, std::size_t capacity,
@@ -195,7 +201,7 @@ ds4_status ds4_connect(const char* socket_path, const ds4_connect_options* optio
     if (out == nullptr) return null_argument();
     *out = nullptr;
     ds4_connect_options own = DS4_CONNECT_OPTIONS_INIT;
-    if (options != nullptr && !copy_in(own, options, offsetof(ds4_connect_options, reconnect_ms)))
+    if (options != nullptr && !copy_in(own, options, kOptionsBytes))
       return fail(DS4_INVALID, "ds4_connect_options.struct_bytes is not set");
     ipc::CallerOptions caller{dial_options(socket_path, own), own.spin_us, own.reconnect_ms};
     auto dialed = ipc::dial(caller.dial);
@@ -213,7 +219,7 @@ ds4_status ds4_get_info(const ds4_client* client, ds4_info* info) {
   return guarded(client, [&]() -> ds4_status {
     if (info == nullptr) return null_argument();
     ds4_info known = DS4_INFO_INIT;
-    if (!copy_in(known, info, offsetof(ds4_info, fingerprint)))
+    if (!copy_in(known, info, kInfoBytes))
       return fail(DS4_INVALID, "ds4_info.struct_bytes is not set");
     const ipc::Welcome& welcome = client->caller.welcome();
     known = DS4_INFO_INIT;
@@ -330,7 +336,7 @@ ds4_status ds4_submit(ds4_client* client, const ds4_request* request, uint64_t* 
   return guarded(client, [&]() -> ds4_status {
     if (request == nullptr || request_id == nullptr) return null_argument();
     ds4_request own = DS4_REQUEST_INIT;
-    if (!copy_in(own, request, sizeof(own)))
+    if (!copy_in(own, request, kRequestBytes))
       return fail(DS4_INVALID, "ds4_request.struct_bytes is not set; begin with DS4_REQUEST_INIT");
     if (!is_buffer(own.prompt, own.prompt_tokens) || !is_buffer(own.stop, own.stop_tokens))
       return null_argument();
@@ -407,7 +413,8 @@ ds4_status ds4_next(ds4_client* client, ds4_event* event, int timeout_ms) {
 }
 
 int ds4_event_fd(const ds4_client* client) {
-  return client == nullptr ? -1 : client->caller.event_fd();
+  const bool ours = client != nullptr && client->generation == ipc::process_generation();
+  return ours ? client->caller.event_fd() : -1;
 }
 
 }  // extern "C"

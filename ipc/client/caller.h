@@ -86,42 +86,50 @@ class Caller {
     Failure parked_for;
   };
 
+  // ---- caller.cpp: agents, and what is known ----
+  static std::chrono::milliseconds left_until(Clock::time_point deadline);
+  std::chrono::milliseconds patience() const;
   void look_at_link();
   Outcome<void> ensure_link();
+  Outcome<void> ensure_link_for(std::uint64_t session);
   Outcome<void> try_link(std::chrono::milliseconds timeout);
   void adopt(Dialed dialed);
   void drop_link(const Failure& why);
   void forget_model();
-
-  Outcome<std::uint64_t> submit(Ask& ask);
   std::uint64_t take_id();
-  std::uint64_t answer_locally(Ask ask, ds4_status status, std::uint64_t session);
-  void resubmit_parked();
-  bool complete_locally(Ask& ask);
   std::uint32_t held(const Ask& ask) const;
   bool is_answering(std::uint64_t session) const;
-
-  bool translate(ds4_event& event);
-  bool on_token(Ask& ask, const ds4_event& event);
-  bool on_progress(const Ask& ask, ds4_event& event);
-  bool on_final(Ask& ask, ds4_event& event);
-  void on_generated(Ask& ask, ds4_event& event);
-  void on_forked(Ask& ask, ds4_event& event);
-  bool park(Ask& ask, const ds4_event& event);
-  bool take_local(ds4_event& event);
-  void finish_locally(const Ask& ask, ds4_status status, std::uint64_t session,
-                      std::string sentence);
-  void give_up_late();
-  std::uint64_t add_session(std::uint64_t name, std::uint64_t agent_id,
-                            std::vector<std::int32_t> tokens);
-  std::vector<std::int32_t> tokens_of(const Ask& ask, std::int32_t stop_token) const;
-
-  Outcome<void> wait_parked(ds4_event& event, int slice_ms);
-  void set_timer();
+  bool is_closing(std::uint64_t session) const;
   bool any_parked() const;
   Ask* find(std::uint64_t id);
   Ask* find_by_link_id(std::uint64_t link_id);
   void erase(std::uint64_t id);
+
+  // ---- caller_asking.cpp ----
+  Outcome<std::uint64_t> submit(Ask& ask);
+  std::uint64_t answer_locally(Ask ask, ds4_status status, std::uint64_t session);
+
+  // ---- caller_events.cpp ----
+  Outcome<void> wait_parked(ds4_event& event, int slice_ms);
+  void resubmit_parked();
+  bool complete_locally(Ask& ask);
+  void give_up_late();
+  bool translate(ds4_event& event);
+  bool on_token(Ask& ask, const ds4_event& event);
+  bool on_progress(const Ask& ask, ds4_event& event);
+  bool on_final(Ask& ask, ds4_event& event);
+  bool park(Ask& ask, const ds4_event& event);
+  void on_generated(Ask& ask, ds4_event& event);
+  bool was_taken_back(const Ask& ask, const ds4_event& event) const;
+  void on_forked(Ask& ask, ds4_event& event);
+  std::uint64_t add_session(std::uint64_t name, std::uint64_t agent_id,
+                            std::vector<std::int32_t> tokens);
+  std::vector<std::int32_t> tokens_of(const Ask& ask, std::int32_t stop_token) const;
+  void fail_locally(const Ask& ask, const Failure& why);
+  void finish_locally(const Ask& ask, ds4_status status, std::uint64_t session,
+                      std::string sentence);
+  bool take_local(ds4_event& event);
+  void set_timer();
 
   const CallerOptions options_;
   Welcome welcome_;

@@ -111,7 +111,8 @@ typedef struct ds4_connect_options {
   uint32_t completion_entries;
   uint32_t arena_tokens;
   /* How long ds4_next looks at the ring before it sleeps. 0: up to 50 microseconds, and only while
-   * that has lately been enough; DS4_NEVER: it sleeps at once; else exactly this long. */
+   * that has lately been enough; DS4_NEVER: it sleeps at once; else this long, within its timeout.
+   */
   uint32_t spin_us;
   /* Since API version 2. How long the library looks for an agent that went away: one call, and a
    * request that is to be resumed, for all its interruptions together without a token in between.

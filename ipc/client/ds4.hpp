@@ -5,6 +5,7 @@
 // Errors: calls throw ds4::client::Error, which carries the status and the library's sentence. How
 // a request ends is never an exception: it is the Final event, for the caller to look at. Thread
 // rule: as in ds4.h, one thread at a time per Connection.
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -238,7 +239,7 @@ class Connection {
   std::optional<Event> next(std::optional<std::chrono::milliseconds> timeout = std::nullopt) {
     Event event;
     const ds4_status status =
-        ds4_next(client_.get(), &event, timeout ? static_cast<int>(timeout->count()) : -1);
+        ds4_next(client_.get(), &event, timeout ? milliseconds_of(*timeout) : -1);
     if (status == DS4_TIMEOUT || status == DS4_INTERRUPTED) return std::nullopt;
     check(status);
     return event;
@@ -253,6 +254,10 @@ class Connection {
   ds4_client* get() const { return client_.get(); }
 
  private:
+  /// Bounded to what ds4_next takes for a time: -1 would be for ever.
+  static int milliseconds_of(std::chrono::milliseconds time) {
+    return static_cast<int>(std::clamp<std::int64_t>(time.count(), 0, INT32_MAX));
+  }
   static std::uint32_t flag(bool on, std::uint32_t bit) { return on ? bit : 0; }
 
   /// Guesses a size, and asks once more if it was too small.

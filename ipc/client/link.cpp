@@ -18,15 +18,14 @@ namespace ds4::ipc {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 /// Looks without a system call that a program may make in a row before the agent's life is checked.
 constexpr std::uint32_t kQuickPolls = 64;
 
 /// Where the program leaves it to the library.
 constexpr std::chrono::microseconds kAdaptiveSpin{50};
 
-int milliseconds_until(Clock::time_point deadline, Clock::time_point now) {
+int milliseconds_until(std::chrono::steady_clock::time_point deadline,
+                       std::chrono::steady_clock::time_point now) {
   return static_cast<int>(std::max<std::int64_t>(
       0, std::chrono::ceil<std::chrono::milliseconds>(deadline - now).count()));
 }
@@ -145,7 +144,7 @@ void Link::ring_doorbell() {
 // ---- Waiting --------------------------------------------------------------------------------
 
 Outcome<void> Link::next(ds4_event& event, int timeout_ms) {
-  std::optional<Clock::time_point> deadline;  // the clock is asked only before a sleep
+  std::optional<Clock::time_point> deadline;  // the clock is asked only when nothing is there
   bool may_spin = timeout_ms != 0;
   for (;;) {
     if (!lost_) submit_waiting();
@@ -156,16 +155,18 @@ Outcome<void> Link::next(ds4_event& event, int timeout_ms) {
       continue;
     }
     release_completions();
-    if (std::exchange(may_spin, false) && spin()) continue;
+    if (std::exchange(may_spin, false)) {
+      const Clock::time_point now = Clock::now();
+      if (timeout_ms > 0) deadline = now + std::chrono::milliseconds(timeout_ms);
+      if (spin(now, deadline)) continue;
+    }
     // Still armed from the last look, so nothing has been signalled: no system call needed.
     if (timeout_ms == 0 && sleeper_.is_wanting() && outbox_.empty() && ++quick_polls_ < kQuickPolls)
       return failure(DS4_TIMEOUT, {});
     stand_down(timeout_ms == 0);
     if (lost_ || !arm()) continue;
     if (timeout_ms == 0) return failure(DS4_TIMEOUT, {});
-    const Clock::time_point now = Clock::now();
-    if (!deadline) deadline = now + std::chrono::milliseconds(std::max(timeout_ms, 0));
-    const ds4_status woken = sleep(timeout_ms < 0 ? -1 : milliseconds_until(*deadline, now));
+    const ds4_status woken = sleep(deadline ? milliseconds_until(*deadline, Clock::now()) : -1);
     if (woken != DS4_OK) return failure(woken, {});
   }
 }
@@ -210,17 +211,19 @@ void Link::drain_wake_pipe() {
 }
 
 /// True if an event showed up.
-bool Link::spin() {
+bool Link::spin(Clock::time_point now, std::optional<Clock::time_point> deadline) {
   if (spin_us_ == DS4_NEVER) return false;
-  if (spin_us_ > 0) return look_for(std::chrono::microseconds(spin_us_));
+  if (spin_us_ > 0) {
+    const auto end = now + std::chrono::microseconds(spin_us_);
+    return look_until(deadline ? std::min(end, *deadline) : end);
+  }
   if (!adaptive_.worth_it()) return false;
-  const bool won = look_for(kAdaptiveSpin);
+  const bool won = look_until(now + kAdaptiveSpin);
   won ? adaptive_.won() : adaptive_.lost();
   return won;
 }
 
-bool Link::look_for(std::chrono::microseconds time) {
-  const auto end = Clock::now() + time;
+bool Link::look_until(Clock::time_point end) {
   do {
     for (int i = 0; i < 64; ++i) {
       if (!completions_.empty()) return true;

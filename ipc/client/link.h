@@ -49,6 +49,8 @@ class Link {
   std::uint32_t requests() const;
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   struct InFlight {
     std::uint64_t id = 0;
     bool muted = false;
@@ -65,8 +67,8 @@ class Link {
   bool convert(const CompletionEntry& entry, ds4_event& event);
   bool convert_final(InFlight& request, const CompletionEntry& entry, ds4_event& event);
   void release_completions();
-  bool spin();
-  bool look_for(std::chrono::microseconds time);
+  bool spin(Clock::time_point now, std::optional<Clock::time_point> deadline);
+  bool look_until(Clock::time_point end);
   void stand_down(bool check_life);
   bool arm();
   ds4_status sleep(int timeout_ms);

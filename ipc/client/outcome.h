@@ -21,8 +21,10 @@ inline tl::unexpected<Failure> failure(ds4_status status, std::string sentence) 
   return tl::unexpected<Failure>(Failure{status, std::move(sentence)});
 }
 
+/// Numbers from 256 on are the library's own: an agent that sends one is broken.
 inline ds4_status to_c(Status status) {
-  return static_cast<ds4_status>(status);
+  const auto number = static_cast<ds4_status>(status);
+  return number < DS4_TIMEOUT ? number : DS4_INTERNAL;
 }
 
 }  // namespace ds4::ipc

@@ -31,7 +31,7 @@ struct Connection {
   UniqueFd socket;
   UniqueFd life;                     // readable once the program has ended; may be none
   std::string name;                  // as the program gave it
-  UniqueFd doorbell;                 // the client rings; never read, see accept_hello()
+  UniqueFd doorbell;                 // the client rings; never read, see on_hello()
   UniqueFd wake;                     // write end of the client's wake pipe
   std::unique_ptr<Session> session;  // null until the handshake is done
   std::optional<Refusal> doom;       // to be hung up on in this turn

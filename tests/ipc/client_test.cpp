@@ -229,6 +229,45 @@ TEST_F(ClientTest, ARequestTakenBackBeforeItWasSentIsCancelledToo) {
   EXPECT_EQ(until_final(connection, third).back().status, DS4_OK_LENGTH);
 }
 
+TEST_F(ClientTest, ARequestThatIsTakenBackLeavesItsSessionAsItWas) {
+  std::mutex mutex;
+  std::vector<GenerateRequest> heard;
+  agent.handler().on_generate = [&](ClientId, const GenerateRequest& request) {
+    const std::lock_guard lock(mutex);
+    heard.push_back(request);
+  };
+  ds4_connect_options options = DS4_CONNECT_OPTIONS_INIT;
+  options.arena_tokens = 1024;
+  Connection connection(place.path(), options);
+  client::Request keeping = request(prompt, 1);
+  keeping.keep_session = true;
+  const auto session = until_final(connection, connection.submit(keeping)).back().session;
+  ASSERT_NE(session, 0U);
+  // Half sent, and not sent at all.
+  const std::vector<ds4_token> large(50'000, 1);
+  client::Request half = request(large, 1);
+  half.session = session;
+  half.keep_session = true;
+  keeping.session = session;
+  const auto first = connection.submit(half);
+  const auto second = connection.submit(keeping);
+  connection.cancel(second);
+  connection.cancel(first);
+  std::size_t finals = 0;
+  while (finals < 2) {
+    const auto event = connection.next(std::chrono::seconds(20));
+    ASSERT_TRUE(event && client::is_final(*event));
+    EXPECT_EQ(event->status, DS4_CANCELLED);
+    EXPECT_EQ(event->session, session) << "it lives on";
+    ++finals;
+  }
+  const auto third = connection.submit(keeping);
+  EXPECT_EQ(until_final(connection, third).back().session, session);
+  const std::lock_guard lock(mutex);
+  ASSERT_EQ(heard.size(), 2U);
+  EXPECT_EQ(heard.back().session_id, 77U);
+}
+
 TEST_F(ClientTest, SessionsAreNamedAndClosed) {
   Connection connection(place.path());
   client::Request r = request(prompt, 1);
@@ -312,6 +351,13 @@ TEST_F(ClientTest, ATimeoutIsNoFailure) {
   EXPECT_EQ(ds4_next(connection.get(), &event, 0), DS4_TIMEOUT);
   EXPECT_EQ(ds4_next(connection.get(), &event, 5), DS4_TIMEOUT);
   EXPECT_FALSE(ds4_is_error(DS4_TIMEOUT));
+}
+
+TEST_F(ClientTest, SpinningEndsWithTheTimeout) {
+  ds4_connect_options options = DS4_CONNECT_OPTIONS_INIT;
+  options.spin_us = DS4_NEVER - 1;  // more than an hour
+  Connection connection(place.path(), options);
+  EXPECT_FALSE(connection.next(std::chrono::milliseconds(20)));
 }
 
 TEST_F(ClientTest, ASignalInterruptsTheWait) {

@@ -76,6 +76,12 @@ class FakeHandler final : public RequestHandler {
       Server::Final final;
       final.status = close->session_id == 77 ? Status::kOkClosed : Status::kUnknownSession;
       server->finish(client, close->id, final);
+    } else if (auto* fork = std::get_if<ForkSessionRequest>(&request)) {
+      ++forks;
+      Server::Final final;
+      final.status = Status::kOkForked;
+      final.session_id = 78;
+      server->finish(client, fork->id, final);
     }
   }
   void on_gone(ClientId client) override {
@@ -104,6 +110,7 @@ class FakeHandler final : public RequestHandler {
   std::atomic<int> requests = 0;
   std::atomic<int> gone = 0;
   std::atomic<int> spaces = 0;
+  std::atomic<int> forks = 0;
 
  private:
   using Key = std::pair<ClientId, std::uint64_t>;

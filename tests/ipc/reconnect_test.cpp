@@ -209,6 +209,39 @@ TEST_F(Reconnect, AnotherModelIsSaidOnceAndEndsWhatBelongedToTheFormer) {
   }
   EXPECT_EQ(final_of(connection, connection.submit(request(prompt, 1))).status, DS4_OK_LENGTH);
   EXPECT_EQ(connection.info().fingerprint, 2U);
+  EXPECT_EQ(agent->handler().requests, 1) << "the new agent was shown tokens of the other model";
+}
+
+TEST_F(Reconnect, AnotherModelEndsTheSessionsThatAreForkedOrClosedThen) {
+  start(1);
+  Connection connection = connect();
+  client::Request keeping = request(prompt, 1);
+  keeping.keep_session = true;
+  const ds4_event kept = final_of(connection, connection.submit(keeping));
+  // Parked, so that the library looks for the next agent while it knows the session.
+  keeping.session = kept.session;
+  keeping.resume = true;
+  keeping.max_tokens = 0;
+  const auto parked = connection.submit(keeping);
+  ASSERT_TRUE(connection.next(std::chrono::seconds(20)));
+  agent.reset();
+  while (connection.info().connected != 0) connection.next(std::chrono::milliseconds(1));
+  const auto status_of = [](auto call) -> ds4_status {
+    try {
+      call();
+      return DS4_OK;
+    } catch (const client::Error& error) {
+      return error.status();
+    }
+  };
+  EXPECT_EQ(status_of([&] { connection.close_session(kept.session); }), DS4_BUSY);
+  EXPECT_EQ(status_of([&] { connection.fork_session(kept.session); }), DS4_BUSY);
+  start(2);
+  // A session nobody knows makes the library connect.
+  const auto closing = connection.close_session(4711);
+  EXPECT_EQ(final_of(connection, parked).status, DS4_MODEL_CHANGED);
+  EXPECT_EQ(final_of(connection, closing).status, DS4_UNKNOWN_SESSION);
+  EXPECT_EQ(status_of([&] { connection.submit(keeping); }), DS4_MODEL_CHANGED);
 }
 
 TEST_F(Reconnect, TheEventDescriptorStaysAndTellsWhenARequestGoesOn) {

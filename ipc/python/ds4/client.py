@@ -80,7 +80,7 @@ class Client(Asks):
         name: str | None = None,
         timeout: float = 10.0,
         reconnect: float = 30.0,
-    spin_us: int | None = None,
+        spin_us: int | None = None,
     ) -> None:
         options = c.ConnectOptions(struct_bytes=sizeof(c.ConnectOptions))
         options.timeout_ms = _milliseconds("timeout", timeout) or 1
