@@ -28,6 +28,7 @@ struct RunOptions {
   std::string system;
   std::string socket;
   std::uint32_t max_tokens = 0;
+  std::uint32_t wait_s = 0;  // for a route or an agent that went away
   SamplingParams sampling;
   bool raw = false;
   bool stats = false;
@@ -121,11 +122,14 @@ Result<int> run(const RunOptions& options) try {
   if (prompt == "-") prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
 
   const InterruptGuard guard;
-  client::Connection connection(options.socket);
+  ds4_connect_options connect = DS4_CONNECT_OPTIONS_INIT;
+  connect.reconnect_ms = options.wait_s == 0 ? DS4_NEVER : options.wait_s * 1000;
+  client::Connection connection(options.socket, connect);
   const std::vector<client::Token> tokens = tokens_of(connection, options, prompt);
   client::Request request;
   request.prompt = tokens;
   request.max_tokens = options.max_tokens;
+  request.resume = options.wait_s > 0;
   request.temperature = options.sampling.temperature;
   request.top_p = options.sampling.top_p;
   request.min_p = options.sampling.min_p;
@@ -152,6 +156,12 @@ void add_run_command(CLI::App& app, Invocation& invocation) {
   add_sampling_options(*command, options->sampling);
   command->add_option("--system", options->system, "System prompt")->type_name("TEXT");
   command->add_flag("--raw", options->raw, "No chat format: continue the text as it stands");
+  command
+      ->add_option("--wait", options->wait_s,
+                   "If an agent of the route goes away, wait so long for its return and go on with "
+                   "the next token; default 0: fail at once")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0, 86'400));
   command->add_flag("--stats", options->stats, "Tokens per second on stderr at the end");
   command
       ->add_option("--socket", options->socket, "The agent's socket; default /run/ds4d/client.sock")

@@ -82,6 +82,7 @@ TEST(Ds4ctlCli, AMalformedCommandLineIsExitCode2WithOneSentence) {
       {"cover", "--model", kModel},
       {"run"},
       {"run", "--temp", "-1", "hello"},
+      {"run", "--wait", "-1", "hello"},
       {"run", "--top-p", "0", "hello"},
       {"cover", "--model", kModel, "--layers", "0:2", "--page-bytes", "1000"}};
   for (const auto& line : lines) {

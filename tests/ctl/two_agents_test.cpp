@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -98,6 +100,20 @@ TEST_F(TwoAgentsByCommand, StatusShowsTheKernelsFigures) {
     EXPECT_TRUE(b.at("resident").at(key).is_number_unsigned()) << key;
   }
   for (const char* key : {"model", "sessions", "kv_bytes"}) EXPECT_TRUE(b.contains(key)) << key;
+}
+
+TEST_F(TwoAgentsByCommand, AQuestionWaitsForANodeThatIsAwayIfAskedTo) {
+  b_.kill_hard();
+  ASSERT_TRUE(a_.becomes(wire::NodeState::kDegraded));
+  EXPECT_EQ(ask(a_, {"What is the capital of France?"}).exit_code, 1);
+  auto waiting = std::async(std::launch::async, [&] {
+    return ask(a_, {"--wait", "120", "What is the capital of France?"});
+  });
+  EXPECT_EQ(waiting.wait_for(std::chrono::seconds(1)), std::future_status::timeout);
+  b_.start();
+  const Finished finished = waiting.get();
+  EXPECT_EQ(finished.exit_code, 0) << finished.err;
+  EXPECT_EQ(finished.out, "The capital of France is Paris.\n");
 }
 
 TEST_F(TwoAgentsByCommand, ANodeThatIsReleasedLeavesTheOtherWithATypedRefusal) {
