@@ -21,7 +21,7 @@ inline void relax_cpu() {
 /// Decides, wait by wait. One thread at a time.
 class AdaptiveSpin {
  public:
-  /// Whether this wait may begin with spinning; then won() or lost() follows.
+  /// Whether this wait may begin with spinning. If it did, won() or lost() follows.
   bool worth_it() {
     if (skip_ == 0) return true;
     --skip_;

@@ -122,6 +122,10 @@ std::uint32_t Caller::route_state() const {
 
 // ---- Bookkeeping ----------------------------------------------------------------------------
 
+bool Caller::keeps(const Ask& ask) {
+  return (ask.entry.flags & kFlagKeepSession) != 0;
+}
+
 std::uint32_t Caller::held(const Ask& ask) const {
   return static_cast<std::uint32_t>(ask.base.size() + ask.prompt.size() + ask.answer.size());
 }
@@ -136,6 +140,11 @@ bool Caller::is_closing(std::uint64_t session) const {
   return std::any_of(asks_.begin(), asks_.end(), [&](const Ask& ask) {
     return ask.op == Op::kCloseSession && ask.session == session;
   });
+}
+
+bool Caller::has_local_final(std::uint64_t id) const {
+  return std::any_of(local_finals_.begin(), local_finals_.end(),
+                     [&](const LocalFinal& final) { return final.event.request == id; });
 }
 
 bool Caller::any_parked() const {

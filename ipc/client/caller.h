@@ -97,9 +97,11 @@ class Caller {
   void drop_link(const Failure& why);
   void forget_model();
   std::uint64_t take_id();
+  static bool keeps(const Ask& ask);
   std::uint32_t held(const Ask& ask) const;
   bool is_answering(std::uint64_t session) const;
   bool is_closing(std::uint64_t session) const;
+  bool has_local_final(std::uint64_t id) const;
   bool any_parked() const;
   Ask* find(std::uint64_t id);
   Ask* find_by_link_id(std::uint64_t link_id);

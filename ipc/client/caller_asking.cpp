@@ -116,9 +116,12 @@ std::uint64_t Caller::answer_locally(Ask ask, ds4_status status, std::uint64_t s
 
 Outcome<void> Caller::cancel(std::uint64_t id) {
   const Ask* ask = find(id);
-  if (ask == nullptr) return {};
+  if (ask == nullptr || has_local_final(id)) return {};
   if (ask->link_id != 0) return link_ ? link_->cancel(ask->link_id) : Outcome<void>{};
-  fail_locally(*ask, {DS4_CANCELLED, {}});
+  if (keeps(*ask) && ask->delivered > 0)  // as an agent would
+    finish_locally(*ask, DS4_CANCELLED, add_session(ask->session, 0, tokens_of(*ask, -1)), {});
+  else
+    fail_locally(*ask, {DS4_CANCELLED, {}});
   return {};
 }
 

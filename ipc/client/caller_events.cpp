@@ -89,10 +89,9 @@ void Caller::resubmit_parked() {
 bool Caller::complete_locally(Ask& ask) {
   const std::uint32_t most = ask.entry.max_tokens;
   if ((most == 0 || ask.delivered < most) && held(ask) < welcome_.context) return false;
-  const bool keeps = (ask.entry.flags & kFlagKeepSession) != 0;
-  finish_locally(ask, DS4_OK_LENGTH, keeps ? add_session(ask.session, 0, tokens_of(ask, -1)) : 0,
-                 {});
-  if (!keeps) sessions_.erase(ask.session);
+  const std::uint64_t session = keeps(ask) ? add_session(ask.session, 0, tokens_of(ask, -1)) : 0;
+  finish_locally(ask, DS4_OK_LENGTH, session, {});
+  if (session == 0) sessions_.erase(ask.session);
   return true;
 }
 
@@ -123,7 +122,7 @@ bool Caller::translate(ds4_event& event) {
 bool Caller::on_token(Ask& ask, const ds4_event& event) {
   ++ask.delivered;
   ask.give_up.reset();
-  if (ask.resume || (ask.entry.flags & kFlagKeepSession) != 0) ask.answer.push_back(event.token);
+  if (ask.resume || keeps(ask)) ask.answer.push_back(event.token);
   return true;
 }
 
@@ -175,8 +174,8 @@ void Caller::on_generated(Ask& ask, ds4_event& event) {
 
 /// Cancelled before the agent had read all of it, so that it does not name the session it keeps.
 bool Caller::was_taken_back(const Ask& ask, const ds4_event& event) const {
-  const bool keeps = (ask.entry.flags & kFlagKeepSession) != 0;
-  return event.status == DS4_CANCELLED && event.session == 0 && keeps && !is_closing(ask.session);
+  return event.status == DS4_CANCELLED && event.session == 0 && keeps(ask) &&
+         !is_closing(ask.session);
 }
 
 void Caller::on_forked(Ask& ask, ds4_event& event) {

@@ -247,8 +247,9 @@ typedef struct ds4_request {
  * DS4_AGENT_SHUTDOWN or DS4_NO_AGENT (gone, and not back in time), DS4_MODEL_CHANGED,
  * DS4_INTERRUPTED (a signal handler ran during the search; ask again to go on with it). */
 DS4_API ds4_status ds4_submit(ds4_client* client, const ds4_request* request, uint64_t* request_id);
-/* The request ends soon, with DS4_CANCELLED unless it has ended otherwise. Unknown ids are
- * harmless. */
+/* The request ends soon, with DS4_CANCELLED unless it has ended otherwise. With DS4_KEEP_SESSION its
+ * session holds what was delivered, or is as it was if the agent had not read all of the request.
+ * Unknown ids are harmless. */
 DS4_API ds4_status ds4_cancel(ds4_client* client, uint64_t request_id);
 /* Forgets a kept session. A request like any other: its final has DS4_OK_CLOSED. request_id may be
  * NULL, and then no event is delivered. */
@@ -281,7 +282,7 @@ typedef struct ds4_event {
   ds4_token stop_token; /* the one that ended the answer (itself not delivered); -1: none */
   uint32_t prompt_tokens;
   uint32_t generated_tokens;
-  uint64_t session; /* kept session, else 0 */
+  uint64_t session; /* the session, if it lives on; else 0 */
   const char*
       sentence; /* never NULL; says why, for errors; valid until the next call on the client */
   uint64_t reserved[4];
@@ -296,7 +297,8 @@ DS4_API ds4_status ds4_next(ds4_client* client, ds4_event* event, int timeout_ms
 
 /* For epoll, poll, asyncio: readable when ds4_next has something, provided that ds4_next(…, 0) has
  * returned DS4_TIMEOUT and no other call on this client was made since. Stays the same over
- * reconnects. Owned by the client: neither read nor close it. -1: no descriptors are left. */
+ * reconnects. Owned by the client: neither read nor close it. -1: no descriptors are left, or
+ * this is a forked child. */
 DS4_API int ds4_event_fd(const ds4_client* client);
 
 #ifdef __cplusplus

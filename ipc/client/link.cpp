@@ -37,7 +37,8 @@ tl::unexpected<Failure> refused(const Refusal& refusal) {
 }  // namespace
 
 Link::Link(Dialed dialed, std::uint32_t spin_us, std::uint64_t first_id)
-    : welcome_(dialed.welcome),
+    : limits_{dialed.welcome.vocabulary, dialed.welcome.context, dialed.welcome.max_requests,
+              dialed.welcome.max_stop_tokens},
       socket_(std::move(dialed.socket)),
       doorbell_(std::move(dialed.doorbell)),
       wake_(std::move(dialed.wake)),
@@ -47,10 +48,7 @@ Link::Link(Dialed dialed, std::uint32_t spin_us, std::uint64_t first_id)
       sleeper_(&region_.header().client_wants),
       waker_(&region_.header().agent_wants),
       spin_us_(spin_us),
-      next_id_(first_id) {
-  limits_ = {welcome_.vocabulary, welcome_.context, welcome_.max_requests,
-             welcome_.max_stop_tokens};
-}
+      next_id_(first_id) {}
 
 // ---- Asking ---------------------------------------------------------------------------------
 
@@ -366,10 +364,6 @@ void Link::erase(std::uint64_t id) {
 
 std::uint32_t Link::route_state() const {
   return std::atomic_ref(region_.header().route_state).load(std::memory_order_acquire);
-}
-
-std::uint32_t Link::requests() const {
-  return static_cast<std::uint32_t>(in_flight_.size());
 }
 
 }  // namespace ds4::ipc

@@ -30,7 +30,7 @@ class Link {
                                   std::span<const std::int32_t> stop);
   /// A muted request delivers no events.
   Outcome<std::uint64_t> close_session(std::uint64_t session_id, bool muted);
-  /// Only if the agent speaks 1.1: welcome().minor.
+  /// Only if the agent speaks 1.1, as its welcome says.
   Outcome<std::uint64_t> fork_session(std::uint64_t session_id);
   Outcome<void> cancel(std::uint64_t request_id);
 
@@ -43,10 +43,7 @@ class Link {
   std::uint64_t next_id() const { return next_id_; }
   void skip_to(std::uint64_t id) { next_id_ = id; }
 
-  const Welcome& welcome() const { return welcome_; }
-  const RequestLimits& limits() const { return limits_; }
   std::uint32_t route_state() const;
-  std::uint32_t requests() const;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -80,7 +77,6 @@ class Link {
   InFlight* find(std::uint64_t id);
   void erase(std::uint64_t id);
 
-  Welcome welcome_;
   RequestLimits limits_;
   UniqueFd socket_;
   UniqueFd doorbell_;

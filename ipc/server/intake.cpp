@@ -180,8 +180,10 @@ Intake::Step Intake::on_other(const SubmissionEntry& entry) {
   for (auto check : {check_model(), check_fields(entry, limits_), check_room()})
     if (check) return refuse(entry.request_id, std::move(*check));
   in_flight_.push_back(entry.request_id);
-  if (static_cast<Op>(entry.op) == Op::kForkSession)
+  if (static_cast<Op>(entry.op) == Op::kForkSession) {
+    last_tokens_ = limits_.context;
     return accept(ForkSessionRequest{entry.request_id, entry.session_id});
+  }
   return accept(CloseSessionRequest{entry.request_id, entry.session_id});
 }
 

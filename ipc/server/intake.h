@@ -45,7 +45,8 @@ class Intake {
   /// Consumes at most one entry. Any request but a cancel counts as in flight from here
   /// on.
   Step next();
-  /// Arena tokens that the last step stepped over: the measure of its work.
+  /// Arena tokens that the last step stepped over, or the most that a fork copies: the measure of
+  /// its work.
   std::uint32_t last_tokens() const { return last_tokens_; }
 
   /// Shows the client what has been consumed; to be followed by a look at its want for space.
@@ -60,7 +61,6 @@ class Intake {
   /// Removes a request from those in flight; false if it was not there.
   bool end(std::uint64_t id);
   std::size_t requests_in_flight() const { return in_flight_.size(); }
-  const RequestLimits& limits() const { return limits_; }
 
  private:
   /// The prompt that is arriving in parts; id 0: none.

@@ -13,7 +13,8 @@
 
 namespace ds4::ipc {
 
-/// How much of one client is done per turn, so that a flood of one is no drought of another.
+/// How much of one client is done per turn, so that a flood of one is no drought of another. The
+/// entry that crosses a bound is still done.
 inline constexpr std::uint32_t kEntriesPerTurn = 64;
 inline constexpr std::uint32_t kTokensPerTurn = 1U << 16;
 

@@ -187,6 +187,37 @@ TEST_F(Reconnect, AResumedRequestGivesUpInTimeAndCanBeCancelledBefore) {
   EXPECT_EQ(final_of(connection, b).status, DS4_AGENT_SHUTDOWN);
 }
 
+TEST_F(Reconnect, ACancelWhileTheAgentIsAwayKeepsWhatWasDelivered) {
+  start();
+  Connection connection = connect();
+  client::Request endless = request(prompt, 0);
+  endless.resume = true;
+  endless.keep_session = true;
+  const auto id = connection.submit(endless);
+  Tokens delivered;
+  while (delivered.size() < 3)
+    delivered.push_back(connection.next(std::chrono::seconds(20))->token);
+  agent.reset();
+  while (connection.info().connected != 0) {
+    const auto event = connection.next(std::chrono::milliseconds(1));
+    if (event && client::is_token(*event)) delivered.push_back(event->token);
+  }
+  connection.cancel(id);
+  connection.cancel(id);
+  const ds4_event final = final_of(connection, id);
+  EXPECT_EQ(final.status, DS4_CANCELLED);
+  EXPECT_EQ(final.generated_tokens, delivered.size());
+  ASSERT_NE(final.session, 0U);
+  start();
+  client::Request next = request(prompt, 1);
+  next.session = final.session;
+  EXPECT_EQ(final_of(connection, connection.submit(next)).status, DS4_OK_LENGTH);
+  Tokens expected = prompt;
+  expected.insert(expected.end(), delivered.begin(), delivered.end());
+  expected.insert(expected.end(), prompt.begin(), prompt.end());
+  EXPECT_EQ(last_prompt(), expected);
+}
+
 TEST_F(Reconnect, AnotherModelIsSaidOnceAndEndsWhatBelongedToTheFormer) {
   start(1);
   Connection connection = connect();

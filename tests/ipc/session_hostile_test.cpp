@@ -181,6 +181,21 @@ TEST_F(SessionTest, OneTurnOfAFloodIsBounded) {
 
 // ---- Waking -------------------------------------------------------------------------------------
 
+TEST_F(SessionTest, AForkCountsAsMuchAsItMayCopy) {
+  RequestLimits limits = kLimits;
+  limits.context = kTokensPerTurn;
+  open(limits);
+  for (std::uint64_t id = 1; id <= 2; ++id) {
+    SubmissionEntry fork = entry(Op::kForkSession, id);
+    fork.session_id = 7;
+    submit(fork);
+  }
+  EXPECT_TRUE(session->turn(sink));
+  EXPECT_EQ(sink.requests.size(), 1U);
+  session->turn(sink);
+  EXPECT_EQ(sink.requests.size(), 2U);
+}
+
 TEST_F(SessionTest, ArmsItsWakerOnlyWhenThereIsNothingToDo) {
   turns();
   EXPECT_EQ(region.header().agent_wants, kWantEntries);
