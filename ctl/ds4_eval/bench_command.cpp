@@ -29,6 +29,7 @@ struct BenchOptions {
 
 /// What is measured once the model is open.
 struct Measured {
+  std::string device;
   double prefill_tps = 0;
   double decode_tps = 0;
   DecodeTraffic traffic;  // of a token in the middle of the answer
@@ -68,12 +69,25 @@ DecodeTraffic traffic_at(const SliceChain& chain, Graph graph, std::uint32_t pos
                         position);
 }
 
+/// Of the memory that the weights are in.
+Result<double> memory_bandwidth(const SliceChain& chain, unsigned threads) {
+  constexpr unsigned kRounds = 4;
+  if (chain.cuda() != nullptr) return chain.cuda()->memory_bytes_per_second();
+  return read_bandwidth(threads, bandwidth_buffer_bytes(), kRounds);
+}
+
+/// What computes: an instruction set or a GPU.
+Result<std::string> device_name(const SliceChain& chain) {
+  if (chain.cuda() == nullptr) return std::string(to_string(cpu::choose_isa()));
+  DS4_ASSIGN(const DeviceFacts facts, chain.cuda()->facts());
+  return facts.name;
+}
+
 Result<Measured> measure(SliceChain& chain, const BenchOptions& options, unsigned threads) {
   // Around the runs, not among them: it empties the caches, and what else the machine does changes.
-  constexpr unsigned kRounds = 4;
-  const std::uint64_t buffer = bandwidth_buffer_bytes();
   Measured measured;
-  DS4_ASSIGN(const double before, read_bandwidth(threads, buffer, kRounds));
+  DS4_ASSIGN(measured.device, device_name(chain));
+  DS4_ASSIGN(const double before, memory_bandwidth(chain, threads));
   std::vector<double> prefill;
   std::vector<double> decode;
   for (std::uint32_t run = 0; run <= options.repeat; ++run) {
@@ -82,7 +96,7 @@ Result<Measured> measure(SliceChain& chain, const BenchOptions& options, unsigne
     prefill.push_back(speeds.prefill_tps);
     decode.push_back(speeds.decode_tps);
   }
-  DS4_ASSIGN(const double after, read_bandwidth(threads, buffer, kRounds));
+  DS4_ASSIGN(const double after, memory_bandwidth(chain, threads));
   measured.prefill_tps = median(prefill);
   measured.decode_tps = median(decode);
   measured.read_bandwidth = std::max(before, after);
@@ -107,7 +121,7 @@ nlohmann::ordered_json to_json(const Measured& measured, const BenchOptions& opt
                                  {"repeat", options.repeat},
                                  {"threads", chain_options.threads},
                                  {"slices", chain.slices()},
-                                 {"isa", to_string(cpu::choose_isa())}};
+                                 {"isa", measured.device}};
   for (const ContextSpeed& speed : measured.contexts) {
     const DecodeTraffic traffic =
         traffic_at(chain, chain_options.graph, speed.context + options.generate / 2);
@@ -130,7 +144,7 @@ std::string to_text(const Measured& measured, const BenchOptions& options,
       "GB/s that memory gives\n"
       "a session's cache: {}\n",
       measured.prefill_tps, options.prompt, measured.decode_tps, options.generate, options.repeat,
-      chain_options.threads, to_string(cpu::choose_isa()),
+      chain_options.threads, measured.device,
       static_cast<double>(measured.traffic.weight_bytes) / kMb,
       static_cast<double>(measured.traffic.kv_bytes) / kMb, 100 * measured.bandwidth_share(),
       measured.read_bandwidth / 1e9, measured.kv);

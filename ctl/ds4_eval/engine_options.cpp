@@ -11,6 +11,9 @@ ChainOptions EngineOptions::chain() const {
   chain.model = model;
   chain.split = split;
   chain.graph = graph == "plain" ? Graph::kPlain : Graph::kOfficial;
+  chain.backend = backend == "cuda"              ? Backend::kCuda
+                  : backend == "cuda-registered" ? Backend::kCudaRegistered
+                                                 : Backend::kCpu;
   chain.precision = exact ? cpu::Precision::kExact : cpu::Precision::kFast;
   chain.threads = threads != 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
   chain.chunk = chunk;
@@ -28,6 +31,12 @@ void add_engine_options(CLI::App& command, EngineOptions& options) {
           "--graph", options.graph,
           "official (default): caches rounded as DeepSeek's own inference does; plain: float")
       ->check(CLI::IsMember({"plain", "official"}));
+  command
+      .add_option("--backend", options.backend,
+                  "cpu (default), cuda: weights in device memory, cuda-registered: in host memory "
+                  "that the GPU reads")
+      ->check(CLI::IsMember({"cpu", "cuda", "cuda-registered"}))
+      ->type_name("WHERE");
   command.add_option("--chunk", options.chunk, "Most tokens of one pass; default 512")
       ->check(CLI::Range(1, 65536))
       ->type_name("N");

@@ -14,6 +14,7 @@ struct EngineOptions {
   std::string model;
   std::string split;
   std::string graph = "official";
+  std::string backend = "cpu";
   std::uint32_t chunk = 512;
   bool exact = false;
   unsigned threads = 0;  // 0: one for each core

@@ -11,18 +11,38 @@
 namespace ds4::eval {
 namespace {
 
-Result<std::unique_ptr<Slice>> make_slice(const std::shared_ptr<const ModelFile>& model,
-                                          const LayerRange& range, const ChainOptions& options) {
-  // Not locked: an evaluation is not a service, and the lock limit belongs to the agent.
-  const LoadOptions load{.progress = {}, .cancel = nullptr, .lock = false};
-  DS4_ASSIGN(std::shared_ptr<const ResidentSlice> weights, ResidentSlice::load(model, range, load));
+// Not locked: an evaluation is not a service, and the lock limit belongs to the agent.
+const LoadOptions kUnlocked{.progress = {}, .cancel = nullptr, .lock = false};
+
+Result<std::unique_ptr<Slice>> make_cuda_slice(CudaEngine& engine,
+                                               const std::shared_ptr<const ModelFile>& model,
+                                               const LayerRange& range,
+                                               const ChainOptions& options) {
+  std::shared_ptr<const CudaWeights> weights;
+  if (options.backend == Backend::kCudaRegistered) {
+    DS4_ASSIGN(auto resident, ResidentSlice::load(model, range, kUnlocked));
+    DS4_ASSIGN(weights, engine.register_host(std::move(resident)));
+  } else {
+    DS4_ASSIGN(weights, engine.load(model, range, kUnlocked));
+  }
+  CudaSliceOptions slice;
+  slice.graph = options.graph;
+  slice.max_rows = options.chunk;
+  return engine.make_slice(std::move(weights), slice);
+}
+
+Result<std::unique_ptr<Slice>> make_cpu_slice(const std::shared_ptr<const ModelFile>& model,
+                                              const LayerRange& range,
+                                              const ChainOptions& options) {
+  DS4_ASSIGN(std::shared_ptr<const ResidentSlice> weights,
+             ResidentSlice::load(model, range, kUnlocked));
   CpuSliceOptions slice;
   slice.graph = options.graph;
   slice.precision = options.precision;
   slice.threads = options.threads;
   slice.max_rows = options.chunk;
   slice.tap = options.tap;
-  return make_cpu_slice(std::move(weights), slice);
+  return ds4::make_cpu_slice(std::move(weights), slice);
 }
 
 }  // namespace
@@ -37,8 +57,12 @@ Result<SliceChain> SliceChain::open(const ChainOptions& options) {
   const std::string split = options.split.empty() ? "0:output" : options.split;
   auto ranges = ctl::parse_split(split, params->n_layer);
   if (!ranges) return fail(std::move(ranges).error(), fmt::format("split '{}'", split));
+  if (options.backend != Backend::kCpu) {
+    DS4_ASSIGN(chain.cuda_, CudaEngine::open());
+  }
   for (const LayerRange& range : *ranges) {
-    auto slice = make_slice(chain.model_, range, options);
+    auto slice = chain.cuda_ ? make_cuda_slice(*chain.cuda_, chain.model_, range, options)
+                             : make_cpu_slice(chain.model_, range, options);
     if (!slice) {
       return fail(std::move(slice).error(),
                   fmt::format("{}, layers {}", options.model, range.to_string()));

@@ -14,13 +14,18 @@
 #include <vector>
 
 #include "engine/cpu/linear.h"
+#include "engine/cuda/plugin.h"
 #include "engine/gguf/model_file.h"
 #include "engine/model/hyper_params.h"
 #include "engine/model/slice.h"
 
 namespace ds4::eval {
 
+/// kCuda: weights in device memory; kCudaRegistered: in host memory that the GPU reads.
+enum class Backend { kCpu, kCuda, kCudaRegistered };
+
 struct ChainOptions {
+  Backend backend = Backend::kCpu;
   std::string model;  // path
   std::string split;  // "0:2,3:output"; empty: one slice
   Graph graph = Graph::kOfficial;
@@ -41,6 +46,8 @@ class SliceChain {
   const HyperParams& params() const { return slices_.front()->params(); }
   std::uint32_t chunk() const { return chunk_; }
   std::size_t slices() const { return slices_.size(); }
+  /// Null on the CPU.
+  const CudaEngine* cuda() const { return cuda_.get(); }
   std::uint64_t kv_bytes() const;
 
   /// In all slices or in none.
@@ -63,6 +70,7 @@ class SliceChain {
   SliceChain() = default;
 
   std::shared_ptr<const ModelFile> model_;
+  std::shared_ptr<CudaEngine> cuda_;
   std::vector<std::unique_ptr<Slice>> slices_;
   std::uint32_t chunk_ = 0;
   // What one slice hands to the next: {chunk, n_streams, n_embd}, used in turns.

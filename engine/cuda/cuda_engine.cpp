@@ -41,6 +41,7 @@ class Engine final : public CudaEngine {
   }
 
   Result<double> pinned_copy_bytes_per_second() const override;
+  Result<double> memory_bytes_per_second() const override;
 
   Result<std::shared_ptr<const CudaWeights>> load(std::shared_ptr<const ModelFile> model,
                                                   const LayerRange& range,
@@ -64,10 +65,10 @@ class Engine final : public CudaEngine {
   const std::shared_ptr<RegistrationSet> registrations_;
 };
 
-/// Buffers and events of one measurement.
+/// Buffers and events of one measurement: `bytes` copied `kRounds` times.
 struct CopyTrial {
-  static constexpr std::size_t kBytes = 256u << 20;
   static constexpr int kRounds = 8;
+  std::size_t bytes = 0;
   void* host = nullptr;
   void* device = nullptr;
   cudaEvent_t start = nullptr;
@@ -79,25 +80,43 @@ struct CopyTrial {
     if (start != nullptr) cudaEventDestroy(start);
     if (end != nullptr) cudaEventDestroy(end);
   }
-  cudaError_t copy() { return cudaMemcpyAsync(device, host, kBytes, cudaMemcpyHostToDevice); }
+  /// Copied bytes per second.
+  Result<double> run(void* to, const void* from, cudaMemcpyKind kind) {
+    constexpr const char* kDoing = "measure a copy rate";
+    const auto copy = [&] { return cudaMemcpyAsync(to, from, bytes, kind); };
+    DS4_CUDA_TRY(cudaEventCreate(&start), kDoing);
+    DS4_CUDA_TRY(cudaEventCreate(&end), kDoing);
+    DS4_CUDA_TRY(copy(), kDoing);  // warm
+    DS4_CUDA_TRY(cudaEventRecord(start), kDoing);
+    for (int round = 0; round < kRounds; ++round) DS4_CUDA_TRY(copy(), kDoing);
+    DS4_CUDA_TRY(cudaEventRecord(end), kDoing);
+    DS4_CUDA_TRY(cudaEventSynchronize(end), kDoing);
+    float milliseconds = 0;
+    DS4_CUDA_TRY(cudaEventElapsedTime(&milliseconds, start, end), kDoing);
+    return static_cast<double>(bytes) * kRounds / (milliseconds / 1e3);
+  }
 };
 
 Result<double> Engine::pinned_copy_bytes_per_second() const {
   constexpr const char* kDoing = "measure the copy rate";
   DS4_CUDA_TRY(cudaSetDevice(device_), kDoing);
   CopyTrial trial;
-  DS4_CUDA_TRY(cudaHostAlloc(&trial.host, CopyTrial::kBytes, cudaHostAllocDefault), kDoing);
-  DS4_CUDA_TRY(cudaMalloc(&trial.device, CopyTrial::kBytes), kDoing);
-  DS4_CUDA_TRY(cudaEventCreate(&trial.start), kDoing);
-  DS4_CUDA_TRY(cudaEventCreate(&trial.end), kDoing);
-  DS4_CUDA_TRY(trial.copy(), kDoing);  // warm
-  DS4_CUDA_TRY(cudaEventRecord(trial.start), kDoing);
-  for (int round = 0; round < CopyTrial::kRounds; ++round) DS4_CUDA_TRY(trial.copy(), kDoing);
-  DS4_CUDA_TRY(cudaEventRecord(trial.end), kDoing);
-  DS4_CUDA_TRY(cudaEventSynchronize(trial.end), kDoing);
-  float milliseconds = 0;
-  DS4_CUDA_TRY(cudaEventElapsedTime(&milliseconds, trial.start, trial.end), kDoing);
-  return static_cast<double>(CopyTrial::kBytes) * CopyTrial::kRounds / (milliseconds / 1e3);
+  trial.bytes = 256u << 20;
+  DS4_CUDA_TRY(cudaHostAlloc(&trial.host, trial.bytes, cudaHostAllocDefault), kDoing);
+  DS4_CUDA_TRY(cudaMalloc(&trial.device, trial.bytes), kDoing);
+  return trial.run(trial.device, trial.host, cudaMemcpyHostToDevice);
+}
+
+Result<double> Engine::memory_bytes_per_second() const {
+  constexpr const char* kDoing = "measure the device's memory";
+  DS4_CUDA_TRY(cudaSetDevice(device_), kDoing);
+  CopyTrial trial;
+  trial.bytes = std::size_t{1} << 30;
+  DS4_CUDA_TRY(cudaMalloc(&trial.device, 2 * trial.bytes), kDoing);
+  DS4_ASSIGN(const double copied,
+             trial.run(trial.device, static_cast<std::byte*>(trial.device) + trial.bytes,
+                       cudaMemcpyDeviceToDevice));
+  return 2 * copied;
 }
 
 /// One sentence for each way of having no device.

@@ -96,6 +96,8 @@ class CudaEngine {
   virtual Result<DeviceFacts> facts() const = 0;
   /// Host to device from pinned memory, measured now over about 2 GiB: the bound of every load.
   virtual Result<double> pinned_copy_bytes_per_second() const = 0;
+  /// The device's own memory, measured now by copies of 1 GiB within it: bytes read and written.
+  virtual Result<double> memory_bytes_per_second() const = 0;
 
   /// cuda-device: layers that other weights of this engine hold are shared, those that a former
   /// process left with the keeper are taken over, the rest is copied; then the keeper has all of
@@ -129,6 +131,6 @@ struct CudaPluginEntry {
 
 /// Source version, compiler and the number of this contract: raise the number with every change of
 /// a type that both halves see.
-inline constexpr const char* kCudaPluginBuild = "ds4 contract 1, compiler " __VERSION__;
+inline constexpr const char* kCudaPluginBuild = "ds4 contract 2, compiler " __VERSION__;
 
 }  // namespace ds4

@@ -8,10 +8,11 @@ usage: tests/gpu/slice.sh [--bin FOLDER] [--log FOLDER] [--only STEPS] [--help]
 
   tests     cuda_slice_test: reference vectors, bit identity, refusals
   sanitize  part of it under compute-sanitizer
-  compare   Flash's sizes with few layers and experts, against the CPU
+  compare   Flash's sizes with few layers and experts, layer by layer against the CPU
   bench     Flash Q2 whole, random weights in device memory (81 GiB): prefill, decode, profile
   sessions  the same with 16 sessions
   long      the same behind 65,536 positions
+  eval      ds4-eval on the embedded model: the plugin, device and registered memory, a split
 
   --bin FOLDER   where the programs are (build/cuda/bin)
   --log FOLDER   where the logs go (/tmp)
@@ -23,7 +24,7 @@ END
 
 bin=build/cuda/bin
 log=/tmp
-only=tests,sanitize,compare,bench,sessions,long
+only=tests,sanitize,compare,bench,sessions,long,eval
 while (($#)); do
   case $1 in
     --bin) bin=$2; shift 2 ;;
@@ -60,7 +61,7 @@ fi
 if wanted compare; then
   "$bin/ds4-synth" --out "$work/small.gguf" --recipe q2 --layers 5 --experts 16 --vocab 8192 \
     --populate 0:output >/dev/null
-  run 120 compare "$bin/cuda_slice_bench" --model "$work/small.gguf" --file --compare --prompt 300
+  run 120 compare "$bin/cuda_slice_bench" --model "$work/small.gguf" --compare --prompt 300
 fi
 if wanted bench || wanted sessions || wanted long; then
   "$bin/ds4-synth" --out "$work/flash.gguf" --recipe q2 >/dev/null
@@ -72,4 +73,13 @@ if wanted bench; then
 fi
 if wanted sessions; then bench 100 sessions --sessions 1,4,16 --prompt 512; fi
 if wanted long; then bench 150 long --context 65536; fi
+if wanted eval; then
+  model=packaging/models/tiny-v4-q4.gguf
+  generate() { run 60 "eval-$1" "$bin/ds4-eval" generate --model $model --prompt 'What is the capital of France?' --tokens 12 "${@:2}"; }
+  generate cpu
+  generate cuda --backend cuda
+  generate split --backend cuda --split 0:2,3:output
+  generate registered --backend cuda-registered
+  run 60 eval-bench "$bin/ds4-eval" bench --model $model --backend cuda
+fi
 ((failures == 0)) || { printf '\n%d steps failed\n' $failures; exit 1; }

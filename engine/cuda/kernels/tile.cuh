@@ -108,12 +108,15 @@ __device__ __forceinline__ void multiply_unit(float (&acc)[NT][4], const std::ui
                                               const std::uint8_t* lower, std::uint32_t column,
                                               std::uint32_t cols, const LaneInputs<NT>& inputs,
                                               const Iq2Table* table) {
-  constexpr std::uint32_t kChunks = Format::kUnit / 32;
   constexpr int kAtOnce = NT >= 8 ? 2 : 4;
+  if (cols == Format::kUnit) {
 #pragma unroll kAtOnce
-  for (std::uint32_t chunk = 0; chunk < kChunks; ++chunk) {
-    if (chunk * 32 >= cols) break;
-    multiply_chunk<Format, NT>(acc, upper, lower, chunk, inputs, column + 32 * chunk, table);
+    for (std::uint32_t chunk = 0; chunk < Format::kUnit / 32; ++chunk)
+      multiply_chunk<Format, NT>(acc, upper, lower, chunk, inputs, column + 32 * chunk, table);
+  } else {
+#pragma unroll 1
+    for (std::uint32_t chunk = 0; chunk < cols / 32; ++chunk)
+      multiply_chunk<Format, NT>(acc, upper, lower, chunk, inputs, column + 32 * chunk, table);
   }
 }
 
