@@ -56,7 +56,7 @@ if wanted tests; then
 fi
 if wanted sanitize; then
   run 120 sanitize compute-sanitizer --error-exitcode 3 "$bin/cuda_slice_test" \
-    --gtest_filter='CudaSlice.*:CudaLayers.*/1'
+    --gtest_filter='CudaSlice.*:All/CudaLayers.*/1'
 fi
 if wanted compare; then
   "$bin/ds4-synth" --out "$work/small.gguf" --recipe q2 --layers 5 --experts 16 --vocab 8192 \

@@ -43,7 +43,8 @@ __device__ __forceinline__ void spread(float (&s)[kStreamCount], const float* mi
   for (int d = 0; d < kStreamCount; ++d) s[d] = next[d];
 }
 
-/// post and cross of one row, by one thread.
+/// post and cross of one row, by one thread. Reciprocals are a last bit off (__fdividef): forty
+/// follow one another.
 __device__ inline void finish_mix(const MixArgs& args, const Sizes& sizes, std::uint32_t row) {
   const float* logits = args.logits + std::size_t{row} * kMixOutputs;
   float* mix = args.mix + std::size_t{row} * kMixKept;
@@ -65,7 +66,8 @@ __device__ inline void finish_mix(const MixArgs& args, const Sizes& sizes, std::
   const auto columns = [&] {
 #pragma unroll
     for (int d = 0; d < kStreamCount; ++d) {
-      const float inverse = 1.0f / (((c[0][d] + c[1][d]) + (c[2][d] + c[3][d])) + sizes.hc_eps);
+      const float inverse =
+          __fdividef(1.0f, ((c[0][d] + c[1][d]) + (c[2][d] + c[3][d])) + sizes.hc_eps);
 #pragma unroll
       for (int s = 0; s < kStreamCount; ++s) c[s][d] *= inverse;
     }
@@ -74,7 +76,8 @@ __device__ inline void finish_mix(const MixArgs& args, const Sizes& sizes, std::
   for (std::uint32_t i = 1; i < sizes.sinkhorn_iterations; ++i) {
 #pragma unroll
     for (int s = 0; s < kStreamCount; ++s) {
-      const float inverse = 1.0f / (((c[s][0] + c[s][1]) + (c[s][2] + c[s][3])) + sizes.hc_eps);
+      const float inverse =
+          __fdividef(1.0f, ((c[s][0] + c[s][1]) + (c[s][2] + c[s][3])) + sizes.hc_eps);
 #pragma unroll
       for (int d = 0; d < kStreamCount; ++d) c[s][d] *= inverse;
     }

@@ -58,27 +58,48 @@ struct Ring {
   static constexpr std::uint32_t kUnits = kSegment / Format::kUnit;  // of a segment
 };
 
-/// Starts the copy of columns [column, column + cols). `offsets` of the lane's rows: eight lanes
-/// share one.
-template <class Format>
-__device__ __forceinline__ void start_copy(std::uint8_t* stage, const std::uint8_t* first,
-                                           const std::uint32_t (&offsets)[4], std::uint32_t column,
-                                           std::uint32_t cols) {
-  const std::uint32_t lane = threadIdx.x % kWarp, piece = lane % 8;
-  const std::uint32_t bytes = Format::bytes(cols);
-  first += Format::bytes(column);
-  stage += lane / 8 * Ring<Format>::kStride + 16 * piece;
+/// What a lane copies of a tile: eight lanes share a row, and each has four rows.
+struct CopyLane {
+  std::uint32_t offsets[4];  // of the lane's rows
+  bool aligned;              // every row begins at a multiple of 16 bytes
+
+  __device__ explicit CopyLane(const TileShape& shape) : aligned(shape.row_bytes % 16 == 0) {
 #pragma unroll
-  for (std::uint32_t i = 0; i < 4; ++i) {
-    const std::uint8_t* from = first + offsets[i];
-    const std::uint32_t skew = reinterpret_cast<std::uintptr_t>(from) & 15;
-    from = from - skew + 16 * piece;
-    const std::uint32_t end = bytes + skew;
-    constexpr std::uint32_t kRounds = (Format::kMostBytes + 15 + 127) / 128;
+    for (std::uint32_t i = 0; i < 4; ++i)
+      offsets[i] = shape.offset(threadIdx.x % kWarp / 8 + 4 * i);
+  }
+};
+
+/// Starts the copy of columns [column, column + cols) to `stage`, the place in shared memory of the
+/// lane's first piece.
+template <class Format>
+__device__ __forceinline__ void start_copy(std::uint32_t stage, const std::uint8_t* first,
+                                           const CopyLane& lane, std::uint32_t column,
+                                           std::uint32_t cols) {
+  constexpr std::uint32_t kRounds = (Format::kMostBytes + 15 + 127) / 128;
+  const std::uint32_t piece = 16 * (threadIdx.x % 8), bytes = Format::bytes(cols);
+  first += Format::bytes(column);
+  const auto copy_row = [&](std::uint32_t i, const std::uint8_t* from, std::uint32_t end) {
 #pragma unroll
     for (std::uint32_t round = 0; round < kRounds; ++round)
-      if (16 * piece + 128 * round < end)
+      if (piece + 128 * round < end)
         copy16_async(stage + 4 * i * Ring<Format>::kStride + 128 * round, from + 128 * round);
+  };
+  if (lane.aligned) {
+    const std::uint32_t skew = reinterpret_cast<std::uintptr_t>(first) & 15;
+    first = first - skew + piece;
+#pragma unroll
+    for (std::uint32_t i = 0; i < 4; ++i) copy_row(i, first + lane.offsets[i], bytes + skew);
+  } else {
+#pragma unroll 1
+    for (std::uint32_t i = 0; i < 4; ++i) {
+      const std::uint8_t* from =
+          first + (i == 0
+                       ? lane.offsets[0]
+                       : (i == 1 ? lane.offsets[1] : (i == 2 ? lane.offsets[2] : lane.offsets[3])));
+      const std::uint32_t skew = reinterpret_cast<std::uintptr_t>(from) & 15;
+      copy_row(i, from - skew + piece, bytes + skew);
+    }
   }
 }
 
@@ -145,9 +166,9 @@ __device__ __forceinline__ void run_jobs(std::uint32_t count, const JobAt& job_a
   using Ring = tile::Ring<Format>;
   const std::uint32_t g = threadIdx.x % kWarp / 4;
   const std::uint32_t units = Ring::kUnits * count;
-  const std::uint32_t quarter = threadIdx.x % kWarp / 8;
-  const std::uint32_t offsets[4] = {shape.offset(quarter), shape.offset(quarter + 4),
-                                    shape.offset(quarter + 8), shape.offset(quarter + 12)};
+  const tile::CopyLane lane(shape);
+  const std::uint32_t lane_ring =
+      shared_address(ring) + threadIdx.x % kWarp / 8 * Ring::kStride + 16 * (threadIdx.x % 8);
   const std::uint32_t upper = shape.offset(g), lower = shape.offset(g + 8);
   const auto column_of = [&](const TileJob& job, std::uint32_t unit) {
     return job.segment * kSegment + unit % Ring::kUnits * Format::kUnit;
@@ -155,14 +176,19 @@ __device__ __forceinline__ void run_jobs(std::uint32_t count, const JobAt& job_a
   const auto width = [&](std::uint32_t column) {
     return column >= cols ? 0 : min(cols - column, Format::kUnit);
   };
+  // Stages are used in turns; both ends count on their own.
+  std::uint32_t next_stage = 0, stage_offset = 0;
+  const auto turn = [](std::uint32_t offset) {
+    return offset == (Ring::kStages - 1) * Ring::kStageBytes ? 0 : offset + Ring::kStageBytes;
+  };
   const auto start = [&](std::uint32_t unit) {
     if (unit < units) {
       const TileJob job = job_at(unit / Ring::kUnits);
       const std::uint32_t column = column_of(job, unit);
       if (width(column) != 0)
-        tile::start_copy<Format>(ring + unit % Ring::kStages * Ring::kStageBytes, job.first,
-                                 offsets, column, width(column));
+        tile::start_copy<Format>(lane_ring + next_stage, job.first, lane, column, width(column));
     }
+    next_stage = turn(next_stage);
     commit_copies();
   };
   float acc[NT][4] = {};
@@ -176,7 +202,8 @@ __device__ __forceinline__ void run_jobs(std::uint32_t count, const JobAt& job_a
     __syncwarp();
     const TileJob job = job_at(unit / Ring::kUnits);
     const std::uint32_t column = column_of(job, unit);
-    const std::uint8_t* stage = ring + unit % Ring::kStages * Ring::kStageBytes;
+    const std::uint8_t* stage = ring + stage_offset;
+    stage_offset = turn(stage_offset);
     const std::uint32_t from =
         static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(job.first)) +
         Format::bytes(column);
