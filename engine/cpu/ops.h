@@ -13,20 +13,19 @@
 #include <cstdint>
 
 #include "engine/cpu/attention.h"
+#include "engine/cpu/index_fp4.h"
 #include "engine/cpu/isa.h"
 
 namespace ds4::cpu {
 
 inline constexpr std::size_t kOpsBlock = 16;
 
-// The few bits of DeepSeek's own caches. FP8 E4M3 (4 exponent bits, 3 mantissa bits, no infinities)
+// The few bits of DeepSeek's own caches: FP8 E4M3 (4 exponent bits, 3 mantissa bits, no infinities)
 // in blocks with a power-of-two scale, chosen as if the block's largest value were at least
-// kFp8Least; FP4 E2M1 (0, 0.5, 1, 1.5, 2, 3, 4, 6) likewise.
+// kFp8Least; for FP4 see index_fp4.h.
 inline constexpr std::size_t kFp8Block = 64;
 inline constexpr float kFp8Largest = 448.0f;
 inline constexpr float kFp8Least = 1e-4f;
-inline constexpr std::size_t kFp4Block = 32;
-inline constexpr float kFp4Largest = 6.0f;
 
 /// A softmax-weighted sum of rows that is built up row by row, channel by channel: the largest
 /// logit so far, the sum of the weights and the weighted sum of values, both relative to it.
@@ -72,12 +71,9 @@ struct Ops {
   /// Values of codes: sign in the top bit; block i's scale is 2^exponents[i].
   void (*decode_fp8)(const std::uint8_t* codes, const std::int8_t* exponents, std::size_t n,
                      float* y);
-  /// Two codes a byte: byte j of a block's 16 holds value j low and value j + 16 high. n is a
-  /// multiple of kFp4Block.
-  void (*decode_fp4)(const std::uint8_t* codes, const std::int8_t* exponents, std::size_t n,
-                     float* y);
 
   AttentionOps attention;
+  Fp4IndexOps index_fp4;
 };
 
 /// The kernels of `isa`, which must be supported by this build and machine (see is_supported).

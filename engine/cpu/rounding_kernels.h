@@ -104,10 +104,9 @@ inline VecInt load_bytes(const std::uint8_t* p) {
   return __builtin_convertvector(bytes, VecInt);
 }
 
-/// A code of `kExponentBits` and `kMantissaBits`, without sign, in units of its smallest step.
-template <int kMantissaBits>
+/// An E4M3 code without sign in units of its smallest step.
 inline VecInt steps(VecInt code) {
-  constexpr int kOne = 1 << kMantissaBits;
+  constexpr int kMantissaBits = 3, kOne = 1 << kMantissaBits;
   const VecInt exponent = code >> kMantissaBits;
   const VecInt fraction = code & (kOne - 1);
   return exponent == 0 ? fraction : ((fraction | kOne) << (exponent - 1));
@@ -117,38 +116,8 @@ void decode_fp8(const std::uint8_t* codes, const std::int8_t* exponents, std::si
   for (std::size_t i = 0; i < n; i += kWidth) {
     const VecInt code = load_bytes(codes + i);
     const Vec scale = splat(power_of_two(exponents[i / kFp8Block] - 9));
-    const Vec value = __builtin_convertvector(steps<3>(code & 0x7F), Vec) * scale;
+    const Vec value = __builtin_convertvector(steps(code & 0x7F), Vec) * scale;
     store(y + i, (Vec)((VecInt)value | (code & 0x80) << 24));
-  }
-}
-
-/// The values of E2M1 codes; of each lane the lowest four bits count.
-inline Vec e2m1_values(VecInt codes) {
-#if defined(__AVX512F__)
-  const Vec values = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
-  return _mm512_permutexvar_ps((__m512i)codes, values);
-#else
-  const VecInt sign = (codes & 0x8) << 28;
-#if defined(__AVX2__)
-  const Vec values = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
-  const Vec value = _mm256_permutevar8x32_ps(values, (__m256i)codes);
-#else
-  const Vec value = __builtin_convertvector(steps<1>(codes & 0x7), Vec) * 0.5f;
-#endif
-  return (Vec)((VecInt)value | sign);
-#endif
-}
-
-void decode_fp4(const std::uint8_t* codes, const std::int8_t* exponents, std::size_t n, float* y) {
-  constexpr std::size_t kHalf = kFp4Block / 2;
-  for (std::size_t block = 0; block < n / kFp4Block; ++block) {
-    const Vec scale = splat(power_of_two(exponents[block]));
-    float* to = y + block * kFp4Block;
-    for (std::size_t i = 0; i < kHalf; i += kWidth) {
-      const VecInt pair = load_bytes(codes + block * kHalf + i);
-      store(to + i, e2m1_values(pair) * scale);
-      store(to + i + kHalf, e2m1_values(pair >> 4) * scale);
-    }
   }
 }
 

@@ -193,10 +193,13 @@ void AttentionBlock::finish_query(std::uint32_t row) {
 void AttentionBlock::finish_index_query(std::uint32_t row) {
   const float scale =
       1.0f / std::sqrt(static_cast<float>(hp_.index_heads) * static_cast<float>(hp_.index_dim));
+  const std::size_t head_blocks = hp_.index_dim / cpu::kFp4Block;
+  auto* blocks = ws_.index_q_blocks.data() + std::size_t{row} * hp_.index_heads * head_blocks;
   for (std::uint32_t head = 0; head < hp_.index_heads; ++head) {
     float* q = ws_.index_q.at(row) + std::size_t{head} * hp_.index_dim;
     Rope::turn(q, hp_.index_dim, angles(row), hp_.rope_dim);
     round_index(q);
+    if (c_.official()) c_.ops.index_fp4.code_query(q, hp_.index_dim, blocks + head * head_blocks);
     ws_.index_w.at(row)[head] *= scale;
   }
 }

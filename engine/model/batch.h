@@ -17,6 +17,9 @@
 
 namespace ds4 {
 
+/// Rows whose index searches read their session's keys together.
+inline constexpr std::uint32_t kSearchRows = 4;
+
 /// Consecutive rows of one session.
 struct BatchSegment {
   SessionCache* cache = nullptr;
@@ -128,15 +131,16 @@ struct Workspace {
   Rows groups;              // {N, G, O}
   std::vector<std::uint32_t> group_rows;  // {G, N}: r * G + g
   // Indexer.
-  Rows index_q;                                // {N, heads, dim}
-  Rows index_w;                                // {N, heads}
-  Rows index_pool_kv, index_pool_gate;         // {N, 2 * dim}
-  Rows index_pooled;                           // {N, dim}
-  std::vector<Candidate> thread_candidates;    // {threads, 2 * top_k}
-  std::vector<Candidate> candidates;           // {rows * parts, top_k}
-  std::vector<std::uint32_t> candidate_count;  // {rows * parts}
-  std::vector<std::uint32_t> chosen;           // {N, top_k} ascending
-  std::vector<std::uint32_t> chosen_count;     // {N}
+  Rows index_q;                                    // {N, heads, dim}
+  Rows index_w;                                    // {N, heads}
+  std::vector<cpu::Fp4QueryBlock> index_q_blocks;  // {N, heads, dim / 32} index_q as codes
+  Rows index_pool_kv, index_pool_gate;             // {N, 2 * dim}
+  Rows index_pooled;                               // {N, dim}
+  std::vector<Candidate> thread_candidates;        // {threads, kSearchRows, 2 * top_k}
+  std::vector<Candidate> candidates;               // {rows * parts, top_k}
+  std::vector<std::uint32_t> candidate_count;      // {rows * parts}
+  std::vector<std::uint32_t> chosen;               // {N, top_k} ascending
+  std::vector<std::uint32_t> chosen_count;         // {N}
   // Experts. An entry is one (row, expert) pair; entries of one expert are neighbours.
   Rows router;                              // {N, experts}
   std::vector<std::uint32_t> row_expert;    // {N, used}

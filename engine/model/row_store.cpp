@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cassert>
 #include <cmath>
 #include <cstring>
 
@@ -112,11 +113,17 @@ void RowFormat::encode(const float* values, std::byte* row) const {
 }
 
 void RowFormat::decode(const cpu::Ops& ops, const std::byte* row, float* values) const {
+  assert(coding_ != Coding::kFp4);
   const auto* codes = reinterpret_cast<const std::uint8_t*>(row);
   const auto* exponents = reinterpret_cast<const std::int8_t*>(row + exponents_);
   if (coding_ == Coding::kFp8) ops.decode_fp8(codes, exponents, coded_, values);
-  if (coding_ == Coding::kFp4) ops.decode_fp4(codes, exponents, coded_, values);
   std::memcpy(values + coded_, row + tail_, (n_ - coded_) * sizeof(float));
+}
+
+cpu::Fp4Rows RowFormat::fp4_rows(const std::byte* first) const {
+  assert(coding_ == Coding::kFp4);
+  return {reinterpret_cast<const std::uint8_t*>(first),
+          reinterpret_cast<const std::int8_t*>(first + exponents_), row_bytes_, n_};
 }
 
 }  // namespace ds4

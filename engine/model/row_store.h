@@ -5,7 +5,7 @@
 // they were rounded to, losing nothing: FP8 codes with a scale per 64 values for the part without
 // positions and floats behind it, or FP4 codes with a scale per 32 for index rows. Whoever reads
 // asks for floats and gives a place to decode into; a store of floats hands out its own memory
-// instead.
+// instead. FP4 rows are only ever scored, in integers, so they are handed out as they are.
 #include <cstddef>
 #include <cstdint>
 
@@ -28,7 +28,10 @@ class RowFormat {
 
   /// `values` are rounded already; other values are cut to what the codes can say.
   void encode(const float* values, std::byte* row) const;
+  /// Not of FP4 rows.
   void decode(const cpu::Ops& ops, const std::byte* row, float* values) const;
+  /// The FP4 rows from `first` on.
+  cpu::Fp4Rows fp4_rows(const std::byte* first) const;
   bool is_floats() const { return coding_ == Coding::kFloats; }
 
  private:
@@ -52,12 +55,16 @@ class RowStore {
   void put(std::uint64_t row, const float* values) {
     format_.encode(values, base_ + row * format_.row_bytes());
   }
-  /// The row's floats: in the store itself, or decoded into `scratch` (n floats).
+  /// The row's floats: in the store itself, or decoded into `scratch` (n floats). Not of FP4 rows.
   const float* get(std::uint64_t row, float* scratch) const {
     const std::byte* at = base_ + row * format_.row_bytes();
     if (format_.is_floats()) return reinterpret_cast<const float*>(at);
     format_.decode(*ops_, at, scratch);
     return scratch;
+  }
+  /// Rows from `first` on in a store of FP4 rows.
+  cpu::Fp4Rows fp4(std::uint64_t first) const {
+    return format_.fp4_rows(base_ + first * format_.row_bytes());
   }
 
  private:

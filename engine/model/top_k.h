@@ -27,6 +27,7 @@ inline std::span<Candidate> keep_best(std::span<Candidate> candidates, std::uint
 
 class TopK {
  public:
+  TopK() = default;
   /// `buffer` holds 2 * k candidates.
   TopK(std::span<Candidate> buffer, std::uint32_t k) : buffer_(buffer), k_(k) {}
 
@@ -35,6 +36,10 @@ class TopK {
     if (!(score > bar_)) return;  // an equal score with a higher index loses as well
     buffer_[count_++] = {score, index};
     if (count_ == buffer_.size()) prune();
+  }
+  /// Those of indices from `first` on.
+  void add(std::span<const float> scores, std::uint32_t first) {
+    for (const float score : scores) add(score, first++);
   }
 
   /// The best, in no particular order.
@@ -47,7 +52,7 @@ class TopK {
   }
 
   std::span<Candidate> buffer_;
-  std::uint32_t k_;
+  std::uint32_t k_ = 0;
   std::size_t count_ = 0;
   float bar_ = -std::numeric_limits<float>::infinity();
 };

@@ -263,23 +263,6 @@ TEST_P(OpsTest, EveryFp8CodeIsDecoded) {
   }
 }
 
-TEST_P(OpsTest, EveryFp4CodeIsDecoded) {
-  std::vector<std::uint8_t> codes(128);
-  for (std::size_t i = 0; i < codes.size(); ++i)
-    codes[i] = static_cast<std::uint8_t>(i * 2 + i / 64);
-  const std::int8_t exponents[] = {0, -3, 7, 50, -50, 1, 117, -117};
-  Floats y(256);
-  ops().decode_fp4(codes.data(), exponents, 256, y.data());
-  for (std::size_t block = 0; block < 8; ++block) {
-    for (std::size_t j = 0; j < 32; ++j) {
-      const unsigned byte = codes[block * 16 + j % 16];
-      const unsigned code = j < 16 ? byte & 0xF : byte >> 4;
-      const double wanted = std::ldexp(e2m1_values()[code & 7], exponents[block]);
-      EXPECT_EQ(y[block * 32 + j], (code & 8) != 0 ? -wanted : wanted) << block << ' ' << j;
-    }
-  }
-}
-
 INSTANTIATE_TEST_SUITE_P(EveryIsa, OpsTest, testing::Values(Isa::kScalar, Isa::kAvx2, Isa::kAvx512),
                          [](const auto& isa) { return std::string(to_string(isa.param)); });
 
