@@ -36,7 +36,7 @@ void Agent::on_control(const Incoming& message) {
     } else {
       if (auto handled = handle(*request); !handled) reply.error = std::move(handled).error();
       const auto* asked = std::get_if<wire::StatusRequest>(&request->body);
-    reply.status = status(asked != nullptr && asked->spans);
+      reply.status = status(asked != nullptr && asked->spans);
       if (concerns_keys(*request)) reply.keys = known_keys();
     }
     if (reply.error) {
@@ -80,6 +80,12 @@ Result<void> Agent::handle(const wire::Request& request) {
   if (std::holds_alternative<wire::ReleaseRequest>(request.body)) {
     return change([](RouteMachine& machine) -> Result<Actions> { return machine.release(); });
   }
+  if (const auto* body = std::get_if<wire::DrainRequest>(&request.body)) {
+    plane_->set_draining(body->on);
+    log(LogLevel::kNotice, "{}",
+        body->on ? "draining: local programs get no new requests answered" : "no longer draining");
+    return {};
+  }
   if (const auto* body = std::get_if<wire::TrustRequest>(&request.body)) return trust(*body);
   if (const auto* body = std::get_if<wire::RevokeRequest>(&request.body)) return revoke(*body);
   return {};  // status comes with every reply; so do keys with those about them
@@ -110,7 +116,10 @@ wire::NodeStatus Agent::status(bool spans) {
     }
   }
   if (plane_->weights() != nullptr) inputs.weights = plane_->weights();
-  return report_status(inputs, residency_);
+  wire::NodeStatus status = report_status(inputs, residency_);
+  status.requests = plane_->active_requests();
+  status.draining = plane_->draining();
+  return status;
 }
 
 }  // namespace ds4::agent

@@ -69,6 +69,10 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   void on_stage_event();
   /// Sends what this turn of the main loop gathered, and wakes clients.
   void flush();
+  /// True: clients' new requests are refused, for later; those that run go on.
+  void set_draining(bool on) { entry_.set_draining(on); }
+  bool draining() const { return entry_.draining(); }
+  std::size_t active_requests() const { return entry_.active_requests(); }
   /// Ends all requests: the agent is stopping.
   void shut_down() { entry_.shut_down(); }
 

@@ -255,4 +255,12 @@ std::size_t Entry::active_requests() const {
   return impl_->requests.size();
 }
 
+void Entry::set_draining(bool on) {
+  impl_->draining = on;
+}
+
+bool Entry::draining() const {
+  return impl_->draining;
+}
+
 }  // namespace ds4::agent

@@ -107,6 +107,10 @@ class Entry {
   std::size_t sessions() const;  // kept and active
   std::size_t active_requests() const;
 
+  /// True: new requests end as busy, for planned work on this machine; those that run go on.
+  void set_draining(bool on);
+  bool draining() const;
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

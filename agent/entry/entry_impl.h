@@ -100,6 +100,7 @@ struct Entry::Impl {
 
   bool ready = false;
   bool stopped = false;
+  bool draining = false;
   ipc::RouteState state = ipc::RouteState::kIdle;
   std::uint64_t serial = 0;
   std::uint32_t entry_index = 0;

@@ -52,6 +52,11 @@ std::optional<Entry::Impl::Refusal> Entry::Impl::check(ipc::ClientId client,
   if (held + request.prompt.size() >= config.context) {
     return Refusal{Status::kOutOfRange, too_long(request.prompt.size(), held, config.context)};
   }
+  if (draining) {
+    return Refusal{
+        Status::kBusy,
+        "this machine takes no new requests, because of planned work on it: try again later"};
+  }
   if (!ready) {
     if (state == ipc::RouteState::kStopping) return Refusal{Status::kAgentShutdown, ""};
     return Refusal{Status::kRouteNotReady,

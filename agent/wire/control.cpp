@@ -16,8 +16,8 @@ template <typename... Visitors>
 Overloaded(Visitors...) -> Overloaded<Visitors...>;
 
 // In the order of Request::body's alternatives.
-constexpr std::array<std::string_view, 8> kRequestNames = {
-    "status", "prepare", "commit", "abort", "release", "keys", "trust", "revoke"};
+constexpr std::array<std::string_view, 9> kRequestNames = {
+    "status", "prepare", "commit", "abort", "release", "keys", "trust", "revoke", "drain"};
 
 ErrorCode error_code_from(std::string_view name) {
   for (int i = 0; i <= static_cast<int>(ErrorCode::kInternal); ++i) {
@@ -51,6 +51,8 @@ void read_body(Fields& fields, std::string_view name, Request& request) {
     fields.name("key", trust.key);
   } else if (name == "revoke") {
     fields.name("who", request.body.emplace<RevokeRequest>().who);
+  } else if (name == "drain") {
+    fields.boolean("on", request.body.emplace<DrainRequest>().on);
   } else {
     fields.reject("request", "status, prepare, commit, abort, release, keys, trust or revoke");
   }
@@ -64,24 +66,25 @@ std::string_view name_of(const Request& request) {
 
 std::string encode(const Request& request) {
   Json json = {{"id", request.id}, {"request", name_of(request)}};
-  std::visit(Overloaded{[&](const StatusRequest& status) {
-                          if (status.spans) json["spans"] = true;
-                        },
-                        [&](const PrepareRequest& prepare) {
-                          json["epoch"] = prepare.epoch;
-                          json["fingerprint"] = prepare.fingerprint;
-                          json["route"] = to_json(prepare.route);
-                          json["you"] = prepare.you;
-                        },
-                        [&](const CommitRequest& commit) { json["epoch"] = commit.epoch; },
-                        [&](const AbortRequest& abort) { json["epoch"] = abort.epoch; },
-                        [&](const TrustRequest& trust) {
-                          json["name"] = trust.name;
-                          json["key"] = trust.key;
-                        },
-                        [&](const RevokeRequest& revoke) { json["who"] = revoke.who; },
-                        [](const auto&) {}},
-             request.body);
+  std::visit(
+      Overloaded{[&](const StatusRequest& status) {
+                   if (status.spans) json["spans"] = true;
+                 },
+                 [&](const PrepareRequest& prepare) {
+                   json["epoch"] = prepare.epoch;
+                   json["fingerprint"] = prepare.fingerprint;
+                   json["route"] = to_json(prepare.route);
+                   json["you"] = prepare.you;
+                 },
+                 [&](const CommitRequest& commit) { json["epoch"] = commit.epoch; },
+                 [&](const AbortRequest& abort) { json["epoch"] = abort.epoch; },
+                 [&](const TrustRequest& trust) {
+                   json["name"] = trust.name;
+                   json["key"] = trust.key;
+                 },
+                 [&](const RevokeRequest& revoke) { json["who"] = revoke.who; },
+                 [&](const DrainRequest& drain) { json["on"] = drain.on; }, [](const auto&) {}},
+      request.body);
   return dump(json);
 }
 

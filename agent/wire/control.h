@@ -93,10 +93,17 @@ struct RevokeRequest {
   bool operator==(const RevokeRequest&) const = default;
 };
 
+/// Before planned work: this agent's programs get no new requests answered (kBusy, retryable), those
+/// that run go on; NodeStatus::requests counts them. Until `on` is false, or the agent starts anew.
+struct DrainRequest {
+  bool on = true;
+  bool operator==(const DrainRequest&) const = default;
+};
+
 struct Request {
   std::uint64_t id = 0;
   std::variant<StatusRequest, PrepareRequest, CommitRequest, AbortRequest, ReleaseRequest,
-               KeysRequest, TrustRequest, RevokeRequest>
+               KeysRequest, TrustRequest, RevokeRequest, DrainRequest>
       body;
   bool operator==(const Request&) const = default;
 };
@@ -207,6 +214,8 @@ struct NodeStatus {
   CoverReport cover;  // of the committed layers, else of those being prepared
   ResidentReport resident;
   std::uint64_t sessions = 0;
+  std::uint64_t requests = 0;  // of this node's programs, not ended yet
+  bool draining = false;       // see DrainRequest
   std::uint64_t kv_bytes = 0;
   std::string kv_formula;  // what one session of the configured context takes, as the sum it is
   LoadProgress load;  // of the load going on, or of the last one

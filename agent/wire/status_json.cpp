@@ -198,6 +198,8 @@ Json to_json(const NodeStatus& status) {
   json["cover"] = to_json(status.cover);
   json["resident"] = to_json(status.resident);
   json["sessions"] = status.sessions;
+  json["requests"] = status.requests;
+  json["draining"] = status.draining;
   json["kv_bytes"] = status.kv_bytes;
   json["kv_formula"] = status.kv_formula;
   json["load"] = {{"bytes_done", status.load.bytes_done},
@@ -234,6 +236,8 @@ void read(Fields& fields, NodeStatus& status) {
   fields.object("cover", [&](Fields& inner) { read(inner, status.cover); });
   fields.object("resident", [&](Fields& inner) { read(inner, status.resident); });
   fields.u64("sessions", status.sessions);
+  fields.u64("requests", status.requests);
+  fields.boolean("draining", status.draining);
   fields.u64("kv_bytes", status.kv_bytes);
   fields.text("kv_formula", status.kv_formula);
   fields.object("load", [&](Fields& inner) {

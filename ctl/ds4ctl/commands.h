@@ -30,6 +30,7 @@ void add_status_command(CLI::App& app, Invocation& invocation);
 void add_cover_command(CLI::App& app, Invocation& invocation);
 void add_run_command(CLI::App& app, Invocation& invocation);
 void add_release_command(CLI::App& app, Invocation& invocation);
+void add_drain_command(CLI::App& app, Invocation& invocation);
 void add_keys_command(CLI::App& app, Invocation& invocation);
 
 }  // namespace ds4::ctl

@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   ds4::ctl::add_cover_command(app, invocation);
   ds4::ctl::add_run_command(app, invocation);
   ds4::ctl::add_release_command(app, invocation);
+  ds4::ctl::add_drain_command(app, invocation);
   ds4::ctl::add_keys_command(app, invocation);
   return ds4::ctl::parse_and_run(app, "ds4ctl", argc, argv, [&] { return invocation.action(); });
 }

@@ -81,6 +81,21 @@ TEST_F(Answers, AVanishedClientLeavesNothing) {
   EXPECT_EQ(ask(b, "What is 37 + 45?").text, "37 + 45 = 82.");
 }
 
+TEST_F(Answers, ADrainedAgentGoesOnWithWhatRunsAndTakesNothingNew) {
+  client::Connection connection(a.socket_path());
+  begin_endless(connection);
+  const auto drained = a.ask({.id = 1, .body = wire::DrainRequest{true}});
+  ASSERT_TRUE(drained && drained->status);
+  EXPECT_TRUE(drained->status->draining);
+  EXPECT_EQ(drained->status->requests, 1U);
+  EXPECT_EQ(ask(a, "What is 37 + 45?").status, DS4_BUSY);
+  EXPECT_EQ(ask(b, "What is 37 + 45?").text, "37 + 45 = 82.");
+  const auto event = connection.next(kPatience);
+  EXPECT_TRUE(event && client::is_token(*event));
+  ASSERT_TRUE(a.ask({.id = 2, .body = wire::DrainRequest{false}}));
+  EXPECT_EQ(ask(a, "What is 37 + 45?").text, "37 + 45 = 82.");
+}
+
 TEST_F(Answers, AStoppingAgentTellsItsClients) {
   client::Connection connection(b.socket_path());
   begin_endless(connection);

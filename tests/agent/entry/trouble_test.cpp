@@ -13,6 +13,30 @@ using test::small_config;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
+// ---- planned work ----------------------------------------------------------------------------
+
+TEST(EntryDrain, NewRequestsAreBusyWhileThoseThatRunGoOn) {
+  Bench bench;
+  ipc::GenerateRequest request = Bench::request(1, {1});
+  request.max_tokens = 2;
+  bench.ask(1, request);
+  bench.entry.set_draining(true);
+  request.id = 2;
+  bench.ask(1, request);
+  EXPECT_EQ(bench.final(1, 2).status, Status::kBusy);
+  EXPECT_THAT(bench.final(1, 2).sentence, HasSubstr("planned work"));
+  EXPECT_EQ(bench.entry.active_requests(), 1U);
+  bench.run();
+  EXPECT_EQ(bench.final(1, 1).status, Status::kOkLength);
+  EXPECT_EQ(bench.entry.active_requests(), 0U);
+
+  bench.entry.set_draining(false);
+  request.id = 3;
+  bench.ask(1, request);
+  bench.run();
+  EXPECT_EQ(bench.final(1, 3).status, Status::kOkLength);
+}
+
 // ---- cancelling ------------------------------------------------------------------------------
 
 TEST(EntryCancel, EndsTheRequestAtOnceAndIgnoresWhatIsStillOnItsWay) {

@@ -34,6 +34,8 @@ NodeStatus full_status() {
   status.cover = {1000, 4096, 800, 900, 12, {{0, 400}, {500, 500}}, {0, 1000}};
   status.resident = {900, 899, 898, 1, 0, 1100};
   status.sessions = 3;
+  status.requests = 2;
+  status.draining = true;
   status.kv_bytes = ~0ULL;
   status.kv_formula = "raw rows 584 B x 128 x 43 layers = 3214336 B for 4096 positions";
   status.resident.group_peak_bytes = 1200;
@@ -70,7 +72,9 @@ TEST(ControlRequest, EveryKindRoundTrips) {
                                          {5, ReleaseRequest{}},
                                          {6, KeysRequest{}},
                                          {7, TrustRequest{"alice", "operator:1"}},
-                                         {8, RevokeRequest{"alice"}}};
+                                         {8, RevokeRequest{"alice"}},
+                                         {9, DrainRequest{true}},
+                                         {10, DrainRequest{false}}};
   for (const Request& request : requests) {
     const auto decoded = decode_request(encode(request));
     ASSERT_TRUE(decoded) << name_of(request) << ": " << decoded.error().message;
