@@ -57,4 +57,6 @@ repacked() {
   rm -rf "$tree"
   echo "/root/ds4d_$1.deb"
 }
-package=$(echo /boot-test/packages/ds4d_*.deb)
+declare -A packages # name -> file
+for file in /boot-test/packages/*.deb; do packages[$(dpkg-deb -W --showformat='${Package}' "$file")]=$file; done
+package=${packages[ds4d]}

@@ -16,6 +16,14 @@ if said=$(ask_as bob 2>&1); then fail "bob got '$said'"; fi
 [[ $said == *"group ds4"* ]] || fail "bob was told '$said'"
 saw "$said"
 
+step "Python, too"
+if [[ -e ${packages[python3-ds4]-} ]]; then
+  install "${packages[libds4client1]}" "${packages[python3-ds4]}" | tail -n 1
+  equal "python3 says" "$(runuser -u alice -- python3 -c "
+import ds4
+print(''.join(str(token) for token in ds4.connect().generate('$question')))")" "$answer"
+fi
+
 step "the sandbox"
 systemd-analyze --no-pager security --threshold=25 ds4d | tail -n 1
 saw "limit of locked memory: $(sed -n 's/^Max locked memory *//p' "/proc/$(main_pid)/limits")"
@@ -112,6 +120,13 @@ systemctl restart ds4d
 answers || fail "no answer after a restart, which waits until it is ready"
 saw "process $old -> $(main_pid)"
 
+step "planned work"
+ds4ctl drain
+if said=$(ask_as alice 2>&1); then fail "a drained agent answered '$said'"; fi
+saw "alice is told: $(tail -n 1 <<<"$said")"
+ds4ctl drain --undo
+answers || fail "no answer after drain --undo"
+
 step "installing the same version again restarts nothing"
 old=$(main_pid)
 install --reinstall "$package"
@@ -154,6 +169,7 @@ eventually 10 answers || fail "no answer"
 equal "epoch" "$(ds4ctl status --json | sed -n 's/.*"epoch": \([0-9]*\).*/\1/p' | head -n 1)" 2
 
 step "purge leaves nothing"
+apt-get purge -y -q libds4client1 python3-ds4 >/dev/null 2>&1 || true
 rm /etc/ds4d/cluster.toml /etc/ds4d/ds4d.toml.d/memfd.toml # which this script made, not the package
 apt-get purge -y -q ds4d >/dev/null
 left=$(find / -xdev -path /proc -prune -o -path /boot-test -prune -o -path /root -prune \

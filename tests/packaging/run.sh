@@ -1,0 +1,33 @@
+#!/bin/bash
+# usage: tests/packaging/run.sh [--vm] [FOLDER]
+#
+# Builds the .deb packages (or takes those of FOLDER) and boots them: one machine, two machines, and with
+# --vm also a virtual machine, for the limits that only a kernel of its own enforces (qemu without KVM:
+# minutes). Needs root on Debian, debootstrap, systemd-container, iproute2; for --vm also qemu-system-x86
+# and e2fsprogs. Exit status: 0 all steps passed, 1 one did not.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+vm=false
+[[ ${1-} != --vm ]] || { vm=true && shift; }
+[[ ${1-} != -* && $# -le 1 ]] || { sed -n 2p "$0" >&2 && exit 2; }
+folder=${1:-build/packages}
+[[ $# == 1 ]] || packaging/build.sh --out "$folder" deb
+# The newest of each name.
+package() { ls -t "$folder"/"$1"_*.deb | head -n 1; }
+debs=("$(package ds4d)" "$(package libds4client1)" "$(package python3-ds4)")
+
+script=$(mktemp)
+trap 'rm -f "$script"' EXIT
+one() {
+  printf '\n#### %s\n' "$1"
+  cat tests/packaging/boot/lib.sh "tests/packaging/boot/$1.sh" >"$script"
+  tests/packaging/boot-test.sh "${debs[@]}" "$script"
+}
+one service
+printf '\n#### two_nodes\n'
+tests/packaging/two_nodes.sh "${debs[@]}"
+if $vm; then
+  export BOOT_METHOD=vm BOOT_TIMEOUT=600
+  one limits
+fi
+printf '\nAll boot tests passed.\n'
