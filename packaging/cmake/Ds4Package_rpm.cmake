@@ -5,7 +5,7 @@ set(CPACK_RPM_PACKAGE_RELEASE 1)
 set(CPACK_RPM_FILE_NAME RPM-DEFAULT)
 set(CPACK_RPM_PACKAGE_LICENSE MIT)
 set(CPACK_RPM_COMPRESSION_TYPE xz)
-set(CPACK_RPM_SPEC_MORE_DEFINE "%define packager ${DS4_PACKAGER}")
+set(CPACK_RPM_SPEC_MORE_DEFINE "%define packager ${DS4_PACKAGER}\n%define _build_id_links none")
 
 set(requires_agent "systemd")
 set(requires_cuda "ds4d = ${PROJECT_VERSION}")
@@ -50,9 +50,10 @@ set(CPACK_RPM_CUDA_POST_INSTALL_SCRIPT_FILE ${scripts}/rpm/cuda-post)
 set(CPACK_RPM_PYTHON_PACKAGE_ARCHITECTURE noarch)
 
 # Folders of others.
+get_filename_component(python_folder /usr/${DS4_PYTHON_DIR} DIRECTORY)
 set(CPACK_RPM_EXCLUDE_FROM_AUTO_FILELIST_ADDITION
     /etc /usr/sbin /usr/lib/systemd /usr/lib/systemd/system /usr/lib/sysusers.d /usr/lib/tmpfiles.d
     /usr/lib64 /usr/lib64/pkgconfig /usr/lib64/cmake /usr/share/licenses /usr/share/man
     /usr/share/man/man1 /usr/share/man/man5 /usr/share/man/man8
     /usr/share/bash-completion /usr/share/bash-completion/completions
-    /usr/share/zsh /usr/share/zsh/site-functions /usr/lib/python3)
+    /usr/share/zsh /usr/share/zsh/site-functions ${python_folder} /usr/${DS4_PYTHON_DIR})
