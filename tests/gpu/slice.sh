@@ -8,7 +8,8 @@ usage: tests/gpu/slice.sh [--bin FOLDER] [--log FOLDER] [--only STEPS] [--help]
 
   tests     cuda_slice_test: reference vectors, bit identity, refusals
   sanitize  part of it under compute-sanitizer
-  compare   Flash's sizes with few layers and experts, layer by layer against the CPU
+  compare   Flash's sizes with few layers and experts, layer by layer against the CPU, and
+            against itself with other cuts into calls
   bench     Flash Q2 whole, random weights in device memory (81 GiB): prefill, decode, profile
   sessions  the same with 16 sessions
   long      the same behind 65,536 positions
@@ -62,6 +63,7 @@ if wanted compare; then
   "$bin/ds4-synth" --out "$work/small.gguf" --recipe q2 --layers 5 --experts 16 --vocab 8192 \
     --populate 0:output >/dev/null
   run 120 compare "$bin/cuda_slice_bench" --model "$work/small.gguf" --compare --prompt 300
+  run 60 invariance "$bin/cuda_slice_bench" --model "$work/small.gguf" --invariance --prompt 2300
 fi
 if wanted bench || wanted sessions || wanted long; then
   "$bin/ds4-synth" --out "$work/flash.gguf" --recipe q2 >/dev/null

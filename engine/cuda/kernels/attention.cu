@@ -281,7 +281,7 @@ void attend(Launcher& launcher, const Sizes& sizes, const Attention& attention,
             std::uint32_t n, std::uint32_t rows_of_call, const float* angles) {
   const AttentionArgs args{sizes, attention, rows, segments, angles, first_row, n};
   // Few rows: more blocks. Many: a block's keys serve more heads.
-  const bool few = n * attention.parts < 128;
+  const bool few = n * attention.parts < 128 || !fits_shared(sizeof(Tile<64, 512>));
   if (sizes.head_dim == 128)
     launch_attend<16, 128>(launcher, args);
   else if (few)

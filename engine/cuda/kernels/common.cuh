@@ -100,6 +100,14 @@ __device__ __forceinline__ __half2 as_half2(std::uint32_t x) {
 // ---------------------------------------------------------------------------------------------
 // Launching
 
+/// Whether a block of the current device may have so much: 227 KiB on Hopper, 99 KiB on GB10.
+inline bool fits_shared(std::size_t bytes) {
+  int device = 0, most = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return bytes <= static_cast<std::size_t>(most);
+}
+
 /// Remembers the first error in `launcher`; launches nothing behind one.
 template <typename... Params, typename... Args>
 void launch(Launcher& launcher, void (*kernel)(Params...), dim3 grid, unsigned threads,

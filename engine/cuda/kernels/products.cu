@@ -269,7 +269,8 @@ void run_experts(Launcher& launcher, const ExpertProducts& experts, const std::u
   // Few rows seldom meet in an expert.
   if (experts.rows <= 32)
     with.template operator()<1>();
-  else if (experts.rows <= 256)
+  else if (experts.rows <= 256 ||
+           !fits_shared(shared_bytes(shape, 8, kMatrices, needs_table(stack.first.type))))
     with.template operator()<2>();
   else
     with.template operator()<8>();
@@ -305,7 +306,7 @@ void run_products(Launcher& launcher, std::span<const Product> products, std::ui
     with.template operator()<1>();
   else if (n <= 16)
     with.template operator()<2>();
-  else if (n <= 32)
+  else if (n <= 32 || !fits_shared(shared_bytes(shape, 8, 1, table)))
     with.template operator()<4>();
   else
     with.template operator()<8>();

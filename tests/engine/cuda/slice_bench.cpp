@@ -22,7 +22,8 @@ using Clock = std::chrono::steady_clock;
 struct Options {
   std::string model;
   std::string range = "0:output";
-  bool file = false, compare = false, profile = false, no_graphs = false, no_overlap = false;
+  bool file = false, compare = false, invariance = false, profile = false, no_graphs = false,
+       no_overlap = false;
   std::uint32_t prompt = 2048, chunk = 2048, generate = 64;
   std::vector<std::uint32_t> contexts, sessions = {1};
 };
@@ -202,6 +203,32 @@ Result<void> compare(const std::shared_ptr<const ModelFile>& model, const HyperP
   return {};
 }
 
+/// The same prompt as few large calls, and with its last 40 tokens one by one: the same bits?
+Result<void> check_invariance(Slice& slice, const Options& options) {
+  const std::uint32_t vocab = slice.params().n_vocab;
+  const auto tokens = prompt_tokens(options.prompt, vocab, 1);
+  std::vector<float> large(vocab), single(vocab);
+  DS4_TRY(slice.open_session(1, options.prompt));
+  DS4_TRY(prefill(slice, 1, tokens, options.chunk, large));
+  slice.close_session(1);
+  const std::uint32_t most = options.prompt - 40;
+  DS4_TRY(slice.open_session(1, options.prompt));
+  DS4_TRY(prefill(slice, 1, std::span(tokens).first(most), options.chunk / 2, single));
+  for (std::uint32_t i = most; i < options.prompt; ++i) {
+    const Segment segment{1, i, {&tokens[i], 1}, LogitsWanted::kLast};
+    DS4_TRY(slice.forward({{&segment, 1}, {}}, {{}, single}));
+  }
+  slice.close_session(1);
+  if (large != single)
+    return fail(
+        ErrorCode::kMismatch,
+        fmt::format("logits depend on how {} tokens were cut into calls: relative L2 {:.2e}",
+                    options.prompt, relative_l2(single, large)));
+  fmt::print("{} tokens in large calls and one by one: the same logits, bit for bit\n",
+             options.prompt);
+  return {};
+}
+
 Result<void> run(const Options& options) {
   DS4_ASSIGN(std::shared_ptr<const ModelFile> model, ModelFile::open(options.model));
   DS4_ASSIGN(const HyperParams params, HyperParams::read(model->gguf()));
@@ -225,6 +252,7 @@ Result<void> run(const Options& options) {
   cudaMemGetInfo(&free, &total);
   fmt::print("device memory in use: {:.2f} GB\n", static_cast<double>(total - free) / 1e9);
   std::fflush(stdout);
+  if (options.invariance) return check_invariance(*slice, options);
   for (const std::uint32_t sessions : options.sessions)
     DS4_TRY(
         measure(*slice, options, sessions, options.prompt, options.profile ? &profile : nullptr));
@@ -242,6 +270,7 @@ int main(int argc, char** argv) {
   app.add_option("--range", options.range);
   app.add_flag("--file", options.file, "The file's weights instead of random ones");
   app.add_flag("--compare", options.compare);
+  app.add_flag("--invariance", options.invariance);
   app.add_flag("--profile", options.profile);
   app.add_flag("--no-graphs", options.no_graphs);
   app.add_flag("--no-overlap", options.no_overlap);
