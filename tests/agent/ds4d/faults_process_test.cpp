@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <thread>
+#include <cstdlib>
 
 #include "tests/agent/ds4d/residency_fixture.h"
 
@@ -131,6 +131,77 @@ TEST_F(Faults, AModelOfOtherMetadataWantsARestart) {
   std::filesystem::rename(model.path() + ".new", model.path());
   EXPECT_TRUE(eventually([&] { return agent.log().find("restart ds4d") != std::string::npos; }));
   EXPECT_EQ(say(agent).text, expected);
+}
+
+/// What a disk and a kernel refuse, under the shim of tests/agent/fault_shim.cpp.
+class Refusals : public Faults {
+ protected:
+  AgentSpec shimmed(const std::string& strategy, const std::string& name = "a") const {
+    AgentSpec spec = Faults::spec(strategy);
+    spec.name = name;
+    std::string asan = "verify_asan_link_order=0";
+    if (const char* const more = std::getenv("ASAN_OPTIONS")) asan.append(":").append(more);
+    spec.environment = {{"LD_PRELOAD", DS4_FAULT_SHIM},
+                        {"DS4_FAULTS", faults.path().string()},
+                        {"ASAN_OPTIONS", asan}};
+    return spec;
+  }
+  void begin(const char* fault) const { std::ofstream(faults.path() / fault) << "now"; }
+  void end(const char* fault) const { std::filesystem::remove(faults.path() / fault); }
+  /// Restarted into its assignment, it cannot have its layers and says why.
+  void expect_failed_start(AgentProcess& agent, const std::string& why) const {
+    EXPECT_EQ(agent.stop(), 0);
+    agent.start();
+    ASSERT_TRUE(agent.becomes(NodeState::kFailed)) << agent.log();
+    EXPECT_THAT(agent.status().detail, HasSubstr(why));
+    EXPECT_EQ(agent.status().resident.mapped_bytes, 0U);
+    EXPECT_GE(say(agent).status, kFirstError);
+  }
+  TempDir faults;
+};
+
+TEST_F(Refusals, ADiskThatCannotBeReadFailsTheSliceUntilItCan) {
+  AgentProcess agent(shimmed("memfd"));
+  serve(agent, 1);
+  begin("read_error");
+  expect_failed_start(agent, "Input/output error");
+  end("read_error");
+  serve(agent, 2);
+}
+
+TEST_F(Refusals, ADiskThatCannotBeReadLeavesWhatServes) {
+  AgentProcess agent(shimmed("memfd"));
+  AgentProcess rest(shimmed("memfd", "b"));
+  const auto both = [&](const char* first, const char* second) {
+    return route_of({{&agent, first}, {&rest, second}});
+  };
+  ASSERT_TRUE(assign({&agent, &rest}, both("0:2", "3:output"), 1));
+  const std::string before = say(agent).text;
+  begin("read_error");
+  const auto reply =
+      agent.ask({.body = wire::PrepareRequest{2, "", both("0:4", "5:output"), agent.name()}});
+  ASSERT_TRUE(reply && !reply->error);
+  ASSERT_TRUE(eventually([&] {
+    const auto preparation = agent.status().preparation;
+    return preparation && preparation->phase == wire::PreparePhase::kFailed;
+  }));
+  EXPECT_THAT(agent.status().preparation->detail, HasSubstr("Input/output error"));
+  EXPECT_EQ(agent.status().state, NodeState::kReady);
+  EXPECT_EQ(say(agent).text, before);
+  end("read_error");
+  ASSERT_TRUE(assign({&agent, &rest}, both("0:4", "5:output"), 3));
+  EXPECT_EQ(say(agent).text, before);
+}
+
+TEST_F(Refusals, MemoryThatMustBeLockedAndCannotFailsTheSliceUntilItCan) {
+  AgentSpec spec = shimmed("file");
+  spec.toml += "[memory]\nmust_lock = true\n";
+  AgentProcess agent(spec);
+  serve(agent, 1);
+  begin("lock_error");
+  expect_failed_start(agent, "not locked");
+  end("lock_error");
+  serve(agent, 2);
 }
 
 TEST_F(Faults, WithoutADeviceTheGpuStrategiesAreRefusedAndOthersServe) {
