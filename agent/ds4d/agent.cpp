@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -15,6 +14,7 @@
 #include "agent/keys/key_files.h"
 #include "agent/loader/budget.h"
 #include "agent/log/log.h"
+#include "engine/residency/span_map.h"
 
 namespace ds4::agent {
 namespace {
@@ -124,9 +124,9 @@ Result<void> Agent::open_sockets() {
   link.timeout = std::chrono::milliseconds(config_.link.timeout_ms);
   link.key = key_;
   DS4_ASSIGN(links_, Links::bind(link, gate_));
-  DS4_TRY(keys::save_card(config_.state_dir,
-                          {config_.name, key_ ? std::optional(key_->public_key) : std::nullopt,
-                           links_->address()}));
+  DS4_TRY(keys::save_card(
+      config_.state_dir,
+      {config_.name, key_ ? std::optional(key_->public_key) : std::nullopt, links_->address()}));
 
   EntryConfig entry;
   entry.context = context_;
@@ -292,17 +292,11 @@ void Agent::do_action(const StartLoad& action) {
     return machine_->committed() == nullptr || machine_->committed()->epoch != entry.first;
   });
   const LayerRange range = range_of(action.assignment, params_.n_layer);
-  if (auto cover =
-          SpanCover::of(model_->gguf(), range, static_cast<std::uint64_t>(::getpagesize()))) {
+  if (auto cover = SpanCover::of(model_->gguf(), range, system_page_bytes())) {
     covers_[action.assignment.epoch] = *std::move(cover);
   }
   log(LogLevel::kInfo, "epoch {}: loading layers {}", action.assignment.epoch, range.to_string());
-  const bool restored = machine_->committed() != nullptr && *machine_->committed() == action.assignment;
-  if (auto fits = check_memory(range); restored && !fits) {  // others were checked when they came
-    log(LogLevel::kError, "{}", fits.error().message);
-    return act(machine_->on_load_failed(action.assignment.epoch, fits.error()));
-  }
-  loader_->load(action.assignment.epoch, range);
+  loader_->load(action.assignment.epoch, range, check_memory(range));
 }
 
 void Agent::do_action(const ForgetSlice& action) {

@@ -103,7 +103,8 @@ class Agent final : private RouteEvents {
   wire::NodeStatus status(bool spans = false);
 
   // ---- agent_memory.cpp ----
-  /// Before the first byte: kResourceExhausted with the figures if memory cannot hold these layers.
+  /// Before the first byte: kResourceExhausted with the figures if the host's memory cannot hold
+  /// these layers.
   Result<void> check_memory(const LayerRange& range) const;
   /// Whether what serves can still be trusted, and the model file is still the one that was opened.
   void watch_memory();

@@ -1,5 +1,4 @@
 // The agent's answers to ds4ctl.
-#include <unistd.h>
 
 #include <chrono>
 #include <string>
@@ -95,7 +94,9 @@ Result<void> Agent::prepare(const wire::PrepareRequest& request) {
   DS4_TRY(follow_model_file());
   DS4_ASSIGN(const Assignment assignment, check_prepare(request, facts_));
   DS4_TRY(check_not_revoked(assignment));
-  DS4_TRY(check_memory(range_of(assignment, params_.n_layer)));
+  if (surely_takes_host_memory(config_)) {  // else the load finds out, once it knows the GPU
+    DS4_TRY(check_memory(range_of(assignment, params_.n_layer)));
+  }
   return change([&](RouteMachine& machine) { return machine.prepare(assignment); });
 }
 

@@ -1,7 +1,6 @@
 // What the agent knows of its memory: whether a range fits, whether what serves can still be
 // trusted, and what became of the model file.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <chrono>
 
@@ -10,6 +9,7 @@
 #include "agent/log/log.h"
 #include "engine/model/kv_cache.h"
 #include "engine/residency/interval_set.h"
+#include "engine/residency/span_map.h"
 
 namespace ds4::agent {
 namespace {
@@ -38,13 +38,10 @@ Result<void> check_same_metadata(const ModelFile& before, const ModelFile& now) 
 }  // namespace
 
 Result<void> Agent::check_memory(const LayerRange& range) const {
-  if (config_.residency.strategy == Config::Strategy::kCudaDevice)
-    return {};  // the device's answer
   const Residence* serving = plane_->weights();
-  const auto page = static_cast<std::uint64_t>(::getpagesize());
   const auto need_of = [&](const LayerRange& some) {
     MemoryNeed need;
-    const auto cover = SpanCover::of(model_->gguf(), some, page);
+    const auto cover = SpanCover::of(model_->gguf(), some, system_page_bytes());
     if (!cover) return need;  // the load will say why
     const auto held =
         serving != nullptr ? serving->cover().intervals() : std::span<const Interval>();

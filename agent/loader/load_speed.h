@@ -14,7 +14,7 @@ namespace ds4::agent {
 /// nothing is left or nothing is known.
 std::uint64_t seconds_left(std::uint64_t loaded_bytes, std::uint64_t left_bytes, double seconds);
 
-/// "read 12.00 GiB in 8.1 s (1.59 GB/s), kept 3.00 GiB, ...".
+/// "12.00 GiB read in 8.10 s (1.59 GB/s), 3.00 GiB were resident already, ...".
 std::string describe(const LoadFigures& figures);
 
 /// Thread rule: begin() and count() from the loading thread, progress() from any.

@@ -24,6 +24,7 @@ namespace {
 struct Job {
   std::uint64_t epoch = 0;
   LayerRange range;
+  Result<void> host_memory;
   std::shared_ptr<const ModelFile> model;
 };
 
@@ -116,6 +117,7 @@ Result<LoadedSlice> Loader::Impl::load(const Job& job) {
   options.must_lock = config.memory.must_lock;
   options.progress = [this](std::uint64_t done, std::uint64_t total) { speed.count(done, total); };
   DS4_ASSIGN(const auto current, strategy_for(job.model));
+  if (current->takes_host_memory()) DS4_TRY(job.host_memory);
   DS4_ASSIGN(LoadedSlice loaded, current->load(job.range, options));
   const Residence& weights = *loaded.weights;
   log(LogLevel::kInfo, "{}", weights.cover().describe());
@@ -155,10 +157,10 @@ Loader::~Loader() {
   impl_->thread.join();
 }
 
-void Loader::load(std::uint64_t epoch, const LayerRange& range) {
+void Loader::load(std::uint64_t epoch, const LayerRange& range, Result<void> host_memory) {
   {
     const std::lock_guard lock(impl_->mutex);
-    impl_->jobs.push_back({epoch, range, impl_->model});
+    impl_->jobs.push_back({epoch, range, std::move(host_memory), impl_->model});
   }
   impl_->wake.notify_one();
 }
@@ -190,12 +192,16 @@ int Loader::event_fd() const {
 }
 
 std::optional<LoadOutcome> Loader::take() {
-  std::uint64_t count = 0;
-  [[maybe_unused]] const auto got = ::read(impl_->event.get(), &count, sizeof(count));
   const std::lock_guard lock(impl_->mutex);
-  if (impl_->outcomes.empty()) return std::nullopt;
-  LoadOutcome outcome = std::move(impl_->outcomes.front());
-  impl_->outcomes.pop_front();
+  std::optional<LoadOutcome> outcome;
+  if (!impl_->outcomes.empty()) {
+    outcome = std::move(impl_->outcomes.front());
+    impl_->outcomes.pop_front();
+  }
+  if (impl_->outcomes.empty()) {  // while there is more, the descriptor stays readable
+    std::uint64_t count = 0;
+    [[maybe_unused]] const auto got = ::read(impl_->event.get(), &count, sizeof(count));
+  }
   return outcome;
 }
 

@@ -31,8 +31,9 @@ class Loader {
 
   /// What is loaded from now on comes from this file.
   void use_model(std::shared_ptr<const ModelFile> model);
-  /// Loads are done one after another.
-  void load(std::uint64_t epoch, const LayerRange& range);
+  /// Loads are done one after another. `host_memory`: whether the host's memory holds the range; an
+  /// error is the load's outcome, unless its strategy takes other memory.
+  void load(std::uint64_t epoch, const LayerRange& range, Result<void> host_memory = {});
   /// No outcome of this epoch will be taken from now on.
   void cancel(std::uint64_t epoch);
   /// Destroys `thing` on the loader's thread: unmapping and unlocking gigabytes takes its time.

@@ -46,6 +46,7 @@ class HostStrategy final : public Strategy {
       : space_(std::move(space)), config_(config) {}
 
   std::string_view name() const override { return space_->store().name(); }
+  bool takes_host_memory() const override { return true; }
   void leave() override { space_->leave(); }
   bool broken() const override { return space_->broken().has_value(); }
 
@@ -84,6 +85,7 @@ class CudaStrategy final : public Strategy {
         config_(config) {}
 
   std::string_view name() const override { return space_ ? "cuda-registered" : "cuda-device"; }
+  bool takes_host_memory() const override { return space_ != nullptr; }
   void leave() override {
     engine_->leave();
     if (space_) space_->leave();
@@ -157,6 +159,12 @@ Result<std::unique_ptr<Strategy>> make_strategy(std::shared_ptr<const ModelFile>
         "end with this process");
   }
   return std::make_unique<HostStrategy>(std::move(space), config);
+}
+
+bool surely_takes_host_memory(const Config& config) {
+  const Kind kind = config.residency.strategy;
+  return kind == Kind::kCudaRegistered ||
+         (kind != Kind::kCudaDevice && config.engine.device == Device::kCpu);
 }
 
 }  // namespace ds4::agent

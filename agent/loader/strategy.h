@@ -30,6 +30,8 @@ class Strategy {
  public:
   virtual ~Strategy() = default;
   virtual std::string_view name() const = 0;
+  /// True if the host's memory has to hold what is loaded.
+  virtual bool takes_host_memory() const = 0;
   /// Errors leave nothing behind. What another slice of this strategy holds is not loaded twice.
   virtual Result<LoadedSlice> load(const LayerRange& range, const LoadOptions& options) = 0;
   /// The process ends in order: what can outlive it should.
@@ -42,5 +44,8 @@ class Strategy {
 /// configured. `store` outlives it and all that it loads.
 Result<std::unique_ptr<Strategy>> make_strategy(std::shared_ptr<const ModelFile> model,
                                                 const Config& config, FdStore& store);
+
+/// True if every strategy that `config` can lead to takes_host_memory(). If not, the GPU decides.
+bool surely_takes_host_memory(const Config& config);
 
 }  // namespace ds4::agent

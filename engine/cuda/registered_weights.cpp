@@ -53,6 +53,7 @@ class RegisteredWeights final : public WeightsBase {
     residency.registered_bytes = cover().cover_bytes();
     return residency;
   }
+  bool shows_the_file() const override { return slice_->shows_the_file(); }
   std::optional<std::string> broken() const override { return slice_->broken(); }
   std::string describe() const override {
     return fmt::format("registered read-only: {}", cover().describe());

@@ -149,6 +149,26 @@ TEST(Budget, WhatDoesNotFitIsRefusedBeforeTheFirstByte) {
   EXPECT_THAT(agent.log(), Not(HasSubstr("loading layers")));
 }
 
+TEST(Budget, WhereTheGpuDecidesTheRefusalComesFromTheLoad) {
+  AgentProcess agent({.name = "a",
+                      .toml = "[engine]\ndevice = \"auto\"\nthreads = 1\nmax_rows = 16\n"
+                              "[memory]\nbudget = \"14MiB\"\n"});
+  const auto reply = agent.ask(
+      {.body = wire::PrepareRequest{1, "", route_of({{&agent, "0:output"}}), agent.name()}});
+  ASSERT_TRUE(reply && !reply->error);
+  ASSERT_TRUE(eventually([&] {
+    const auto preparation = agent.status().preparation;
+    return preparation && preparation->phase != wire::PreparePhase::kLoading;
+  }));
+  const auto status = agent.status();
+  if (status.preparation->phase == wire::PreparePhase::kPrepared) {
+    GTEST_SKIP() << "there is a GPU with memory of its own here";
+  }
+  EXPECT_THAT(status.preparation->detail,
+              AllOf(HasSubstr("14.00 MiB"), HasSubstr("is the most that fits from layer 0")));
+  EXPECT_EQ(status.load.bytes_done, 0U);
+}
+
 TEST(Audit, StatusHasEachIntervalOnlyWhereItIsAskedFor) {
   AgentProcess agent({.name = "a"});
   ASSERT_TRUE(assign({&agent}, route_of({{&agent, "0:output"}}), 1));

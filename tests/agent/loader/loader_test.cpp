@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <fstream>
+#include <string>
 
 #include "engine/cuda/plugin.h"
 #include "engine/gguf/model_file.h"
@@ -52,6 +54,30 @@ TEST_F(LoaderTest, LoadsOneAfterAnother) {
   EXPECT_EQ(loader.progress().bytes_done, second.slice->weights->cover().cover_bytes());
   EXPECT_EQ(loader.progress().seconds_left, 0U);
   EXPECT_EQ(loader.progress().bytes_total, loader.progress().bytes_done);
+}
+
+TEST_F(LoaderTest, ItsDescriptorStaysReadableUntilEveryOutcomeIsTaken) {
+  Loader loader(model, config, store);
+  loader.load(1, {0, 0, false});
+  loader.load(2, {1, 1, false});
+  const std::string info = "/proc/self/fdinfo/" + std::to_string(loader.event_fd());
+  const auto announced = [&] {
+    std::ifstream file(info);
+    for (std::string word; file >> word;) {
+      if (word == "eventfd-count:" && file >> word) return std::stoi(word, nullptr, 16);
+    }
+    return -1;
+  };
+  while (announced() < 2) ::usleep(1000);
+  const auto readable = [&] {
+    pollfd event{loader.event_fd(), POLLIN, 0};
+    return ::poll(&event, 1, 0) == 1;
+  };
+  EXPECT_EQ(loader.take()->epoch, 1U);
+  EXPECT_TRUE(readable());
+  EXPECT_EQ(loader.take()->epoch, 2U);
+  EXPECT_FALSE(readable());
+  EXPECT_FALSE(loader.take());
 }
 
 TEST_F(LoaderTest, ACancelledEpochIsNeverDelivered) {
@@ -100,6 +126,37 @@ TEST_F(LoaderTest, AutoComputesOnTheCpuWhereThereIsNoGpu) {
   const LoadOutcome outcome = wait_for_outcome(loader);
   ASSERT_TRUE(outcome.slice) << outcome.slice.error().message;
   EXPECT_EQ(outcome.slice->weights->strategy(), "file");
+}
+
+TEST_F(LoaderTest, WhatTheHostCannotHoldIsNotBegunWithWhereTheHostHasToHoldIt) {
+  for (const auto device : {Config::Device::kCpu, Config::Device::kAuto}) {
+    if (device != Config::Device::kCpu && CudaEngine::open()) GTEST_SKIP() << "there is a GPU here";
+    config.engine.device = device;
+    Loader loader(model, config, store);
+    loader.load(1, {0, 2, false}, fail(ErrorCode::kResourceExhausted, "too large"));
+    const LoadOutcome outcome = wait_for_outcome(loader);
+    ASSERT_FALSE(outcome.slice);
+    EXPECT_EQ(outcome.slice.error().code, ErrorCode::kResourceExhausted);
+    EXPECT_EQ(outcome.slice.error().message, "too large");
+    EXPECT_EQ(loader.progress().bytes_done, 0U);
+  }
+}
+
+TEST_F(LoaderTest, OnlyAGpuThatTheConfigurationAllowsLeavesThePlaceOfWeightsOpen) {
+  using Device = Config::Device;
+  using Strategy = Config::Strategy;
+  const auto surely = [&](Device device, Strategy strategy) {
+    config.engine.device = device;
+    config.residency.strategy = strategy;
+    return surely_takes_host_memory(config);
+  };
+  EXPECT_TRUE(surely(Device::kCpu, Strategy::kAuto));
+  EXPECT_TRUE(surely(Device::kCpu, Strategy::kFile));
+  EXPECT_TRUE(surely(Device::kCpu, Strategy::kMemfd));
+  EXPECT_TRUE(surely(Device::kAuto, Strategy::kCudaRegistered));
+  EXPECT_FALSE(surely(Device::kAuto, Strategy::kAuto));
+  EXPECT_FALSE(surely(Device::kCuda, Strategy::kAuto));
+  EXPECT_FALSE(surely(Device::kCpu, Strategy::kCudaDevice));
 }
 
 TEST_F(LoaderTest, MemoryThatMustBeLockedAndCannotIsAnErrorWithTheWayOut) {
