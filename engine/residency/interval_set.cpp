@@ -1,8 +1,23 @@
 #include "engine/residency/interval_set.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace ds4 {
+
+Intervals merged(Intervals intervals) {
+  std::ranges::sort(intervals, {}, &Interval::begin);
+  std::size_t kept = 0;
+  for (const Interval& next : intervals) {
+    if (kept > 0 && next.begin <= intervals[kept - 1].end) {
+      intervals[kept - 1].end = std::max(intervals[kept - 1].end, next.end);
+    } else {
+      intervals[kept++] = next;
+    }
+  }
+  intervals.resize(kept);
+  return intervals;
+}
 
 Intervals difference(std::span<const Interval> a, std::span<const Interval> b) {
   Intervals out;
@@ -26,16 +41,7 @@ Intervals intersection(std::span<const Interval> a, std::span<const Interval> b)
 Intervals united(std::span<const Interval> a, std::span<const Interval> b) {
   Intervals all(a.begin(), a.end());
   all.insert(all.end(), b.begin(), b.end());
-  std::ranges::sort(all, {}, &Interval::begin);
-  Intervals out;
-  for (const Interval& next : all) {
-    if (!out.empty() && next.begin <= out.back().end) {
-      out.back().end = std::max(out.back().end, next.end);
-    } else {
-      out.push_back(next);
-    }
-  }
-  return out;
+  return merged(std::move(all));
 }
 
 std::uint64_t total_bytes(std::span<const Interval> intervals) {

@@ -1,6 +1,6 @@
 #pragma once
-// Arithmetic of covers: what is new, what stays, what goes. All inputs and results are sorted and
-// disjoint; results do not touch.
+// Arithmetic of covers: what is new, what stays, what goes. All inputs (but for merged()) and
+// results are sorted and disjoint; results do not touch.
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -11,6 +11,8 @@ namespace ds4 {
 
 using Intervals = std::vector<Interval>;
 
+/// Of any intervals in any order.
+Intervals merged(Intervals intervals);
 /// The bytes of `a` that are not in `b`.
 Intervals difference(std::span<const Interval> a, std::span<const Interval> b);
 /// The bytes in both.

@@ -23,7 +23,7 @@ struct PartPlan {
 /// The parts of a range, in order.
 Result<std::vector<PartPlan>> plan_parts(const ModelFile& model, const LayerRange& range);
 
-/// Copies the part and seals it. Progress counts what of it is in `missing`. `huge_note` is set
+/// Copies the part and seals it. Progress counts what of it is in `missing`. run.store_note is set
 /// where the kernel gave no large pages although `huge`. Errors leave nothing behind.
 Result<UniqueFd> copy_part(const ModelFile& model, const PartPlan& plan,
                            std::span<const Interval> missing, ByteSource& source, bool huge,

@@ -61,6 +61,7 @@ class MemfdStore final : public PageStore {
 
   std::mutex mutex_;  // of what follows
   std::vector<Part> parts_;
+  bool locks_ = false;  // so the last load wished
   bool leaving_ = false;
 };
 
@@ -114,6 +115,7 @@ Result<void> MemfdStore::fetch(const LayerRange& range, std::span<const Interval
   }
   {
     const std::lock_guard lock(mutex_);
+    locks_ = run.options().lock;
     DS4_TRY(map_from_parts({missing.begin(), missing.end()}, map));
   }
   MemoryLocker locker(run);
@@ -147,11 +149,11 @@ void MemfdStore::release(std::span<const Interval> gone, std::span<const LayerRa
   parts_.erase(dropped, parts_.end());
   for (Part& part : parts_) part.mapped = difference(part.mapped, gone);
   // The same bytes from another part, put in their place in one system call: a thread that reads
-  // them meanwhile waits for it. They were locked if anything was.
+  // them meanwhile waits for it.
   if (const auto moved = map_from_parts(orphans, map); !moved) return;  // the old pages stay
   for (const Interval& interval : orphans) {
     (void)populate(map.base() + interval.begin, interval.bytes());
-    (void)::mlock(map.base() + interval.begin, interval.bytes());
+    if (locks_) (void)::mlock(map.base() + interval.begin, interval.bytes());
   }
 }
 

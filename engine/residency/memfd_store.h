@@ -45,7 +45,7 @@ struct MemfdOptions {
   DescriptorKeeper* keeper = nullptr;  // null: nothing outlives the process
 };
 
-/// `source` is what is copied from, and outlives nothing.
+/// `source`: where the model's bytes are copied from.
 std::unique_ptr<PageStore> make_memfd_store(std::shared_ptr<const ModelFile> model,
                                             std::unique_ptr<ByteSource> source,
                                             const MemfdOptions& options);

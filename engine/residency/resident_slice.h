@@ -48,10 +48,6 @@ class ResidentSlice final : public Residence {
   const LoadFigures& figures() const override { return loaded_.figures; }
   const std::string& note() const override { return loaded_.note; }
   std::optional<std::string> broken() const override { return space_->broken(); }
-  /// Empty if everything was locked; else one sentence that says what was not and why.
-  const std::string& lock_note() const { return loaded_.lock_note; }
-  /// The kernel's peak of resident memory of this process while it loaded (VmHWM).
-  std::uint64_t load_peak_bytes() const { return loaded_.figures.peak_rss_bytes; }
   /// The reserved address of file offset 0.
   const std::byte* reservation() const { return space_->map().base(); }
 

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <utility>
 
 #include "engine/base/checked.h"
+#include "engine/residency/interval_set.h"
 
 namespace ds4 {
 namespace {
@@ -15,20 +17,6 @@ namespace {
 std::uint64_t round_up(std::uint64_t end, std::uint64_t page_bytes, std::uint64_t file_bytes) {
   const auto padded = checked_add(end, page_bytes - 1);
   return padded ? std::min(*padded & ~(page_bytes - 1), file_bytes) : file_bytes;
-}
-
-/// Sorts and merges in place; touching counts as overlapping.
-void merge(std::vector<Interval>& intervals) {
-  std::ranges::sort(intervals, {}, &Interval::begin);
-  std::size_t kept = 0;
-  for (const Interval& next : intervals) {
-    if (kept > 0 && next.begin <= intervals[kept - 1].end) {
-      intervals[kept - 1].end = std::max(intervals[kept - 1].end, next.end);
-    } else {
-      intervals[kept++] = next;
-    }
-  }
-  intervals.resize(kept);
 }
 
 }  // namespace
@@ -53,8 +41,8 @@ Result<SpanCover> SpanCover::from_spans(std::span<const Span> spans, std::uint64
     cover.intervals_.push_back({span.offset & ~(page_bytes - 1),
                                 round_up(span.offset + span.bytes, page_bytes, file_bytes)});
   }
-  merge(cover.intervals_);
-  for (const Interval& interval : cover.intervals_) cover.cover_bytes_ += interval.bytes();
+  cover.intervals_ = merged(std::move(cover.intervals_));
+  cover.cover_bytes_ = total_bytes(cover.intervals_);
   return cover;
 }
 

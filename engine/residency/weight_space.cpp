@@ -96,7 +96,6 @@ Result<WeightSpace::Loaded> WeightSpace::claim(const LayerRange& range,
   loaded.figures = run.figures();
   loaded.figures.peak_rss_bytes = peak_rss_bytes();
   loaded.figures.took = std::chrono::steady_clock::now() - begin;
-  loaded.lock_note = run.lock_note;
   append_sentence(loaded.note, run.lock_note);
   append_sentence(loaded.note, run.store_note);
   return loaded;

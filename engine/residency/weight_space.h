@@ -49,7 +49,6 @@ class WeightSpace : public std::enable_shared_from_this<WeightSpace> {
     SpanCover cover;
     LoadFigures figures;
     std::string note;  // sentences for the operator; empty if all is as asked
-    std::string lock_note;
   };
 
   /// Reserves the addresses; reads nothing.

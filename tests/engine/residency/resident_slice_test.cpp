@@ -104,7 +104,7 @@ TEST_F(ResidentSliceTest, HoldsItsCoverAndNothingElse) {
     EXPECT_EQ(audit->incore_bytes, cover_bytes) << range.to_string();
     EXPECT_EQ(audit->outside_cover_bytes, 0u) << range.to_string();
     // The model is far below the usual RLIMIT_MEMLOCK (8 MiB); someone may have lowered it.
-    const bool locked = slice->lock_note().empty() && !kSanitized;
+    const bool locked = slice->note().empty() && !kSanitized;
     EXPECT_EQ(audit->locked_bytes, locked ? cover_bytes : 0) << range.to_string();
   }
 }
@@ -191,7 +191,7 @@ TEST_F(ResidentSliceTest, DestructionLeavesNoMappingBehind) {
 TEST_F(ResidentSliceTest, ReportsAPeakThatIncludesTheCover) {
   const auto slice = load({0, 7, true});
   ASSERT_NE(slice, nullptr);
-  EXPECT_GE(slice->load_peak_bytes(), slice->cover().cover_bytes());
+  EXPECT_GE(slice->figures().peak_rss_bytes, slice->cover().cover_bytes());
 }
 
 TEST_F(ResidentSliceTest, SaysSoWhenLockingWasNotAskedFor) {
@@ -199,7 +199,7 @@ TEST_F(ResidentSliceTest, SaysSoWhenLockingWasNotAskedFor) {
   options.lock = false;
   const auto slice = load({1, 1, false}, options);
   ASSERT_NE(slice, nullptr);
-  EXPECT_THAT(slice->lock_note(), HasSubstr("not asked for"));
+  EXPECT_THAT(slice->note(), HasSubstr("not asked for"));
   EXPECT_EQ(slice->audit()->locked_bytes, 0u);
 }
 
@@ -224,7 +224,7 @@ TEST_F(ResidentSliceTest, LoadsWithoutTheRightToLockAndSaysWhatToDo) {
   const int status = in_unprivileged_child([&] {
     const auto slice = ResidentSlice::load(model_, LayerRange{5, 7, true});
     if (!slice) return false;
-    const std::string& note = (*slice)->lock_note();
+    const std::string& note = (*slice)->note();
     const bool told = note.find("not locked") != std::string::npos &&
                       note.find("LimitMEMLOCK=") != std::string::npos &&
                       note.find("ulimit -l") != std::string::npos;
