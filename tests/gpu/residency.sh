@@ -12,6 +12,7 @@ driver's and the kernel's own figures:
   2  kill -9: the next process takes them over without a copy, with a descriptor store standing by
   3  kill -9 without a store: the device's memory is free again
   4  the layers registered read-only, without a copy
+  (after 1 and 4: decode steps over them give finite logits)
   5  registering the whole file instead fails, in a child under a memory limit
 
 Needs a GPU of compute capability 9.0 or newer with room for the layers, Linux 5.14, root (for a tmpfs
@@ -77,7 +78,7 @@ printf 'device memory in use before: %s MiB\n' "$idle_mib"
 
 step "1 device memory"
 for readers in 8 16; do
-  check "resident in device memory with $readers readers" resident --rate --readers $readers
+  check "resident in device memory with $readers readers, and computing" resident --rate --readers $readers --decode
 done
 
 step "2 kill -9 with a descriptor store"
@@ -113,7 +114,7 @@ printf 'device memory in use after kill -9: %s MiB\n' "$used"
 check "the device's memory is free again" test "$used" -le $((idle_mib + 64))
 
 step "4 registered read-only"
-check "registered" resident --registered
+check "registered, and computing" resident --registered --decode
 
 step "5 the whole file, in a child that may take 8 GiB"
 cgroup=/sys/fs/cgroup/ds4-residency

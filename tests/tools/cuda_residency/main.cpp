@@ -8,12 +8,16 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <random>
 #include <string>
+#include <vector>
 
 #include "agent/loader/fd_store.h"
 #include "engine/cuda/plugin.h"
@@ -31,6 +35,7 @@ struct Options {
   bool registered = false;
   bool whole_file = false;
   bool rate = false;
+  bool decode = false;
   bool hold = false;
   unsigned readers = 0;
 };
@@ -70,6 +75,43 @@ Result<std::uint64_t> compare_with_file(const ds4::CudaWeights& weights) {
     }
   }
   return compared;
+}
+
+/// Some steps of a session over these weights, from random streams where the layers before are
+/// elsewhere: whatever comes out must be numbers.
+Result<void> decode(ds4::CudaEngine& engine, std::shared_ptr<const ds4::CudaWeights> weights) {
+  constexpr std::uint32_t kSteps = 16;
+  DS4_ASSIGN(const auto slice, engine.make_slice(std::move(weights), {.max_rows = 64}));
+  const ds4::HyperParams& hp = slice->params();
+  const bool output = slice->range().output;
+  DS4_TRY(slice->open_session(1, kSteps));
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  std::vector<float> in(slice->range().has_embedding() ? 0 : std::size_t{hp.n_streams} * hp.n_embd);
+  std::vector<float> out(output ? hp.n_vocab : std::size_t{hp.n_streams} * hp.n_embd);
+  std::chrono::duration<double> last_steps{};
+  for (std::uint32_t position = 0; position < kSteps; ++position) {
+    std::ranges::generate(in, [&] { return normal(random); });
+    std::ranges::fill(out, std::nanf(""));
+    const auto token = static_cast<std::int32_t>(random() % hp.n_vocab);
+    const ds4::Segment segment{1, position, {&token, 1}, ds4::LogitsWanted::kLast};
+    const auto start = std::chrono::steady_clock::now();
+    DS4_TRY(slice->forward({{&segment, 1}, in},
+                           {output ? std::span<float>{} : out, output ? out : std::span<float>{}}));
+    if (position >= kSteps / 2) last_steps += std::chrono::steady_clock::now() - start;
+    const auto finite =
+        std::ranges::count_if(out, [](float value) { return std::isfinite(value); });
+    if (finite != std::ssize(out)) {
+      return ds4::fail(ds4::ErrorCode::kCorrupt, fmt::format("step {}: {} of {} values are finite",
+                                                             position, finite, out.size()));
+    }
+  }
+  const auto [least, most] = std::ranges::minmax(out);
+  say("{} decode steps, every one of {} {} finite; the last from {:.3f} to {:.3f}; {:.2f} ms a "
+      "step",
+      kSteps, out.size(), output ? "logits" : "stream values", least, most,
+      1e3 * last_steps.count() / (kSteps / 2));
+  return {};
 }
 
 /// What tools did that knew no cover: the whole file, mapped and registered at once.
@@ -157,6 +199,7 @@ Result<void> run(const Options& options) {
   DS4_ASSIGN(const std::uint64_t compared, compare_with_file(*weights));
   say("{:.1f} MiB of all tensors compared with the file: equal",
       static_cast<double>(compared) / (1024.0 * 1024.0));
+  if (options.decode) DS4_TRY(decode(*engine, weights));
   if (options.hold) {
     say("holding");
     ::pause();
@@ -176,6 +219,7 @@ int main(int argc, char** argv) {
   app.add_flag("--registered", options.registered, "register the host's pages, copy nothing");
   app.add_flag("--whole-file", options.whole_file, "register the whole file, as others did");
   app.add_flag("--rate", options.rate, "measure the pinned copy first");
+  app.add_flag("--decode", options.decode, "then compute some steps with them");
   app.add_flag("--hold", options.hold, "stay until killed");
   CLI11_PARSE(app, argc, argv);
   const auto done = run(options);
