@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdlib>
 
+#include "engine/base/file_text.h"
 #include "engine/base/unique_fd.h"
 
 namespace ds4::keys {
@@ -40,19 +41,10 @@ Result<void> check_private(int fd, const std::string& path, KeyRole role) {
                           path, info.st_mode & 07777));
 }
 
-Result<std::string> read_text(int fd, const std::string& path) {
-  std::string text(kMaxFileBytes + 1, '\0');
-  std::size_t got = 0;
-  while (got < text.size()) {
-    const ssize_t n = ::read(fd, text.data() + got, text.size() - got);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno(fmt::format("read {}", path));
-    if (n == 0) break;
-    got += static_cast<std::size_t>(n);
-  }
-  if (got > kMaxFileBytes) return fail(ErrorCode::kCorrupt, fmt::format("{} is too long", path));
-  text.resize(got);
-  return text;
+Result<std::string> read_whole(int fd, const std::string& path) {
+  DS4_ASSIGN(std::string text, read_text(fd, kMaxFileBytes + 1, path));
+  if (text.size() <= kMaxFileBytes) return text;
+  return fail(ErrorCode::kCorrupt, fmt::format("{} is too long", path));
 }
 
 Result<UniqueFd> open_to_read(const std::string& path) {
@@ -63,18 +55,7 @@ Result<UniqueFd> open_to_read(const std::string& path) {
 
 Result<std::string> read_file(const std::string& path) {
   DS4_ASSIGN(const UniqueFd fd, open_to_read(path));
-  return read_text(fd.get(), path);
-}
-
-Result<void> write_text(int fd, std::string_view text, const std::string& path) {
-  while (!text.empty()) {
-    const ssize_t n = ::write(fd, text.data(), text.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno(fmt::format("write {}", path));
-    text.remove_prefix(static_cast<std::size_t>(n));
-  }
-  if (::fsync(fd) != 0) return fail_errno(fmt::format("sync {}", path));
-  return {};
+  return read_whole(fd.get(), path);
 }
 
 void sync_directory(const std::string& directory) {
@@ -110,7 +91,7 @@ Result<KeyPair> load_key(const std::string& directory, KeyRole role) {
   const std::string path = key_path(directory, role);
   DS4_ASSIGN(const UniqueFd fd, open_to_read(path));
   DS4_TRY(check_private(fd.get(), path, role));
-  DS4_ASSIGN(const std::string text, read_text(fd.get(), path));
+  DS4_ASSIGN(const std::string text, read_whole(fd.get(), path));
   auto pair = parse_secret_text(text, role);
   if (pair) return pair;
   return fail(ErrorCode::kCorrupt,

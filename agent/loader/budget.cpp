@@ -6,15 +6,10 @@
 #include <fstream>
 #include <optional>
 
+#include "engine/base/bytes_text.h"
+
 namespace ds4::agent {
 namespace {
-
-std::string size_text(std::uint64_t bytes) {
-  constexpr double kMiB = 1 << 20;
-  const auto value = static_cast<double>(bytes);
-  return bytes < (1u << 30) ? fmt::format("{:.2f} MiB", value / kMiB)
-                            : fmt::format("{:.2f} GiB", value / kMiB / 1024);
-}
 
 std::uint64_t less(std::uint64_t a, std::uint64_t b) {
   return a - std::min(a, b);
@@ -57,8 +52,8 @@ Result<void> check_budget(const LayerRange& range, std::uint64_t budget,
       ErrorCode::kResourceExhausted,
       fmt::format("layers {} need {} (weights {}, KV cache {}, scratch {}), but this node can give "
                   "{}: {}",
-                  range.to_string(), size_text(need.total()), size_text(need.weight_bytes),
-                  size_text(need.kv_bytes), size_text(need.scratch_bytes), size_text(budget),
+                  range.to_string(), bytes_text(need.total()), bytes_text(need.weight_bytes),
+                  bytes_text(need.kv_bytes), bytes_text(need.scratch_bytes), bytes_text(budget),
                   fits ? fmt::format("{} is the most that fits from layer {}", fits->to_string(),
                                      range.first)
                        : fmt::format("not even layer {} fits; free memory, or lower engine.context "

@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <vector>
 
+#include "engine/base/file_text.h"
+
 namespace ds4::agent {
 namespace {
 
@@ -18,40 +20,11 @@ constexpr const char* kNewName = "route.json.new";
 constexpr const char* kLockName = "lock";
 constexpr std::size_t kMaxLedgerBytes = 1U << 20;
 
-Result<void> write_all(int fd, std::string_view text, const std::string& path) {
-  while (!text.empty()) {
-    const ssize_t n = ::write(fd, text.data(), text.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno(fmt::format("write {}", path));
-    text.remove_prefix(static_cast<std::size_t>(n));
-  }
-  return {};
-}
-
 Result<void> write_synced(int directory, std::string_view text, const std::string& path) {
   UniqueFd fd(
       ::openat(directory, kNewName, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) return fail_errno(fmt::format("create {}", path));
-  DS4_TRY(write_all(fd.get(), text, path));
-  if (::fsync(fd.get()) != 0) return fail_errno(fmt::format("sync {}", path));
-  return {};
-}
-
-Result<std::string> read_all(int fd, const std::string& path) {
-  std::string text(kMaxLedgerBytes + 1, '\0');
-  std::size_t got = 0;
-  while (got < text.size()) {
-    const ssize_t n = ::read(fd, text.data() + got, text.size() - got);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno(fmt::format("read {}", path));
-    if (n == 0) break;
-    got += static_cast<std::size_t>(n);
-  }
-  if (got > kMaxLedgerBytes) {
-    return fail(ErrorCode::kCorrupt, fmt::format("{} is larger than any route is", path));
-  }
-  text.resize(got);
-  return text;
+  return write_text(fd.get(), text, path);
 }
 
 }  // namespace
@@ -85,7 +58,10 @@ Result<Ledger> LedgerFile::load() const {
   UniqueFd fd(::openat(directory_fd_.get(), kFileName, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   if (!fd && errno == ENOENT) return Ledger{};
   if (!fd) return fail_errno(fmt::format("open {}", path));
-  DS4_ASSIGN(const std::string text, read_all(fd.get(), path));
+  DS4_ASSIGN(const std::string text, read_text(fd.get(), kMaxLedgerBytes + 1, path));
+  if (text.size() > kMaxLedgerBytes) {
+    return fail(ErrorCode::kCorrupt, fmt::format("{} is larger than any route is", path));
+  }
   auto ledger = decode_ledger(text);
   if (!ledger) {
     return fail(ErrorCode::kCorrupt,

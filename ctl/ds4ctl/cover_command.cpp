@@ -5,11 +5,11 @@
 #include <memory>
 
 #include "agent/wire/cover_report.h"
-#include "ctl/common/bytes_text.h"
 #include "ctl/common/exit_codes.h"
 #include "ctl/common/terminal.h"
 #include "ctl/ds4ctl/commands.h"
 #include "ctl/ds4ctl/cover_report.h"
+#include "engine/base/bytes_text.h"
 #include "engine/gguf/model_file.h"
 #include "engine/model/hyper_params.h"
 

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "ctl/common/bytes_text.h"
+#include "engine/base/bytes_text.h"
 
 namespace ds4::ctl {
 

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "ctl/common/bytes_text.h"
 #include "ctl/common/terminal.h"
+#include "engine/base/bytes_text.h"
 
 namespace ds4::ctl {
 namespace {

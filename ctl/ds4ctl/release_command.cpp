@@ -3,12 +3,12 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
-#include "ctl/common/bytes_text.h"
 #include "ctl/common/exit_codes.h"
 #include "ctl/common/terminal.h"
 #include "ctl/ds4ctl/access.h"
 #include "ctl/ds4ctl/commands.h"
 #include "ctl/ds4ctl/control_client.h"
+#include "engine/base/bytes_text.h"
 
 namespace ds4::ctl {
 namespace {
@@ -28,7 +28,8 @@ Result<int> release(const Invocation& invocation, const std::string& name) {
   DS4_ASSIGN(const Node node, access.cluster.find(name));
   const std::span<const Node> nodes(&node, 1);
   const InterruptGuard guard;
-  DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport, connect_nodes(nodes, access.identity));
+  DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport,
+             connect_nodes(nodes, access.identity));
   DS4_ASSIGN(const wire::NodeStatus before,
              std::move(query_statuses(*transport, nodes, invocation.answer_timeout()).front()));
   // Giving back tens of gigabytes may take the kernel a while.

@@ -4,7 +4,7 @@
 
 #include <array>
 
-#include "ctl/common/bytes_text.h"
+#include "engine/base/bytes_text.h"
 
 namespace ds4::ctl {
 namespace {

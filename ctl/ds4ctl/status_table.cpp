@@ -6,7 +6,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
-#include "ctl/common/bytes_text.h"
+#include "engine/base/bytes_text.h"
 
 namespace ds4::ctl {
 namespace {

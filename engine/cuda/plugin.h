@@ -79,7 +79,7 @@ struct CudaSliceOptions {
 };
 
 struct CudaOpenOptions {
-  std::string library;  // path of libds4engine-cuda.so; empty: plugin_candidates() are tried
+  std::string plugin_path;  // libds4engine-cuda.so; empty: plugin_candidates() are tried
   int device = 0;
   DescriptorKeeper* keeper = nullptr;  // outlives the engine; null: nothing outlives the process
   unsigned readers = 0;                // threads that read the file while loading; 0: chosen

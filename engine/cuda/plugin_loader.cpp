@@ -75,7 +75,7 @@ std::vector<std::string> plugin_candidates(std::string_view executable) {
 }
 
 Result<std::shared_ptr<CudaEngine>> CudaEngine::open(const CudaOpenOptions& options) {
-  std::string path = options.library;
+  std::string path = options.plugin_path;
   if (path.empty()) {
     DS4_ASSIGN(path, find_library());
   }

@@ -11,6 +11,7 @@
 #include "engine/cuda/device_sessions.h"
 #include "engine/cuda/forward_pass.h"
 #include "engine/model/rope.h"
+#include "engine/model/sessions.h"
 #include "engine/quant/iq2_xxs.h"
 
 namespace ds4::cuda {
@@ -103,7 +104,6 @@ class CudaSlice final : public Slice {
  private:
   std::size_t stream_floats() const { return call_.n() * std::size_t{hp_.n_streams} * hp_.n_embd; }
   Result<void> use_device() const;
-  Result<void> check_buffers(const SliceInput& input, const SliceOutput& output) const;
   CallTables tables(const CallShape& shape) const;
   void stage_tables();
   /// Puts a call on the stream: tables and streams in, layers, streams or first logits out.
@@ -175,19 +175,6 @@ Result<void> CudaSlice::prepare() {
   pass_ = std::make_unique<ForwardPass>(hp_, range_, options_.graph, weights_, ws_,
                                         frequencies_.data(), iq2_grid_.data());
   return {};
-}
-
-Result<void> CudaSlice::check_buffers(const SliceInput& input, const SliceOutput& output) const {
-  const auto check = [](std::string_view name, std::size_t found,
-                        std::size_t wanted) -> Result<void> {
-    if (found == wanted) return {};
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("{} of {} floats where this call needs {}", name, found, wanted));
-  };
-  DS4_TRY(
-      check("input streams", input.streams.size(), range_.has_embedding() ? 0 : stream_floats()));
-  DS4_TRY(check("output streams", output.streams.size(), range_.output ? 0 : stream_floats()));
-  return check("logits", output.logits.size(), call_.wanted.size() * std::size_t{hp_.n_vocab});
 }
 
 /// Rows, then room for as many segments and wanted rows: places that the shape fixes.
@@ -317,7 +304,7 @@ Result<void> CudaSlice::compute(const SliceInput& input, const SliceOutput& outp
 Result<void> CudaSlice::forward(const SliceInput& input, const SliceOutput& output) {
   DS4_TRY(use_device());
   DS4_TRY(sessions_.plan(input.segments, options_.max_rows, call_));
-  DS4_TRY(check_buffers(input, output));
+  DS4_TRY(check_buffers(hp_, range_, call_.n(), call_.wanted.size(), input, output));
   if (auto computed = compute(input, output); !computed) {
     // Caches may be half written, and a device error is not one that goes away.
     failed_ = true;

@@ -9,17 +9,6 @@
 #include "engine/quant/quant.h"
 
 namespace ds4::cuda {
-namespace {
-
-std::string shape_text(const TensorInfo& info) {
-  std::string text = fmt::format("{} {{", traits_of(info.type)->name);
-  for (std::uint32_t i = 0; i < info.n_dims; ++i)
-    text += fmt::format("{}{}", i == 0 ? "" : ",", info.dims[i]);
-  return text + "}";
-}
-
-}  // namespace
-
 class WeightsLoader {
  public:
   WeightsLoader(const TensorSource& source, const HyperParams& hp, SliceWeights& weights)

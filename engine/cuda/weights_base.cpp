@@ -11,16 +11,7 @@
 namespace ds4::cuda {
 
 Result<DeviceTensor> WeightsBase::tensor(std::string_view name) const {
-  const TensorInfo* const info = model_->gguf().find(name);
-  if (info == nullptr) {
-    return fail(ErrorCode::kNotFound, fmt::format("the model file has no tensor '{}'", name));
-  }
-  if (!range_.owns(name)) {
-    return fail(ErrorCode::kOutOfRange,
-                fmt::format("tensor '{}' does not belong to layers {}, which are all this slice "
-                            "holds",
-                            name, range_.to_string()));
-  }
+  DS4_ASSIGN(const TensorInfo* const info, owned_tensor(model_->gguf(), range_, name));
   assert(cover_.contains(info->offset, info->bytes));
   return DeviceTensor{info, address_of(*info)};
 }

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
@@ -30,6 +31,9 @@ struct TensorInfo {
   std::uint64_t offset = 0;  // from the start of the file
   std::uint64_t bytes = 0;
 };
+
+/// "Q8_0 {4096,1024}", for messages.
+std::string shape_text(const TensorInfo& info);
 
 enum class MetaType : std::uint32_t {
   kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7,

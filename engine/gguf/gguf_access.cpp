@@ -172,4 +172,11 @@ Result<std::vector<std::string_view>> GgufFile::string_array(std::string_view ke
   return out;
 }
 
+std::string shape_text(const TensorInfo& info) {
+  std::string text = fmt::format("{} {{", traits_of(info.type)->name);
+  for (std::uint32_t i = 0; i < info.n_dims; ++i)
+    text += fmt::format("{}{}", i == 0 ? "" : ",", info.dims[i]);
+  return text + "}";
+}
+
 }  // namespace ds4

@@ -81,7 +81,6 @@ class CpuSlice final : public Slice {
   }
 
  private:
-  Result<void> check_buffers(const SliceInput& input, const SliceOutput& output) const;
   // From here on nothing can fail.
   void fill_angles();
   void load_streams(const SliceInput& input);
@@ -102,22 +101,9 @@ class CpuSlice final : public Slice {
   Sessions sessions_;
 };
 
-Result<void> CpuSlice::check_buffers(const SliceInput& input, const SliceOutput& output) const {
-  const auto check = [](std::string_view name, std::size_t found,
-                        std::size_t wanted) -> Result<void> {
-    if (found == wanted) return {};
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("{} of {} floats where this call needs {}", name, found, wanted));
-  };
-  const std::size_t streams = batch_.n() * ws_.streams.width();
-  DS4_TRY(check("input streams", input.streams.size(), range_.has_embedding() ? 0 : streams));
-  DS4_TRY(check("output streams", output.streams.size(), range_.output ? 0 : streams));
-  return check("logits", output.logits.size(), batch_.wanted.size() * std::size_t{hp_.n_vocab});
-}
-
 Result<void> CpuSlice::forward(const SliceInput& input, const SliceOutput& output) {
   DS4_TRY(sessions_.plan(input.segments, options_.max_rows, batch_));
-  DS4_TRY(check_buffers(input, output));
+  DS4_TRY(check_buffers(hp_, range_, batch_.n(), batch_.wanted.size(), input, output));
   fill_angles();
   load_streams(input);
   for (std::uint32_t index = 0; index < range_.count(); ++index) run_layer(index);

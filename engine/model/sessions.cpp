@@ -4,6 +4,21 @@
 
 namespace ds4 {
 
+Result<void> check_buffers(const HyperParams& hp, const LayerRange& range, std::size_t rows,
+                           std::size_t wanted_rows, const SliceInput& input,
+                           const SliceOutput& output) {
+  const auto check = [](std::string_view name, std::size_t found,
+                        std::size_t wanted) -> Result<void> {
+    if (found == wanted) return {};
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("{} of {} floats where this call needs {}", name, found, wanted));
+  };
+  const std::size_t streams = rows * hp.n_streams * hp.n_embd;
+  DS4_TRY(check("input streams", input.streams.size(), range.has_embedding() ? 0 : streams));
+  DS4_TRY(check("output streams", output.streams.size(), range.output ? 0 : streams));
+  return check("logits", output.logits.size(), wanted_rows * hp.n_vocab);
+}
+
 Result<void> check_segment(const Segment& segment, std::uint32_t position, std::uint32_t context,
                            std::uint32_t n_vocab) {
   const std::size_t count = segment.tokens.size();

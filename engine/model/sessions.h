@@ -18,6 +18,11 @@ namespace ds4 {
 Result<void> check_segment(const Segment& segment, std::uint32_t position, std::uint32_t context,
                            std::uint32_t n_vocab);
 
+/// Whether the call's buffers are of the sizes that slice.h says.
+Result<void> check_buffers(const HyperParams& hp, const LayerRange& range, std::size_t rows,
+                           std::size_t wanted_rows, const SliceInput& input,
+                           const SliceOutput& output);
+
 class Sessions {
  public:
   /// `budget_bytes` 0: unlimited. The parameters must outlive this.

@@ -11,13 +11,6 @@
 namespace ds4 {
 namespace {
 
-std::string shape_text(const TensorInfo& info) {
-  std::string text = fmt::format("{} {{", traits_of(info.type)->name);
-  for (std::uint32_t i = 0; i < info.n_dims; ++i)
-    text += fmt::format("{}{}", i == 0 ? "" : ",", info.dims[i]);
-  return text + "}";
-}
-
 /// Finds tensors of one prefix ("blk.3.", or none) and checks them.
 class Loader {
  public:

@@ -7,12 +7,10 @@
 #include <cerrno>
 #include <cstring>
 
+#include "engine/base/bytes_text.h"
+
 namespace ds4 {
 namespace {
-
-std::string mebibytes(std::uint64_t bytes) {
-  return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / (1024.0 * 1024.0));
-}
 
 std::string reason(int error) {
   rlimit limit = {};
@@ -21,7 +19,7 @@ std::string reason(int error) {
     return fmt::format(
         "the limit on locked memory is {}: set LimitMEMLOCK=infinity in the systemd unit, or "
         "ulimit -l unlimited",
-        mebibytes(limit.rlim_cur));
+        bytes_text(limit.rlim_cur));
   }
   return fmt::format("mlock: {}", std::strerror(error));
 }
@@ -44,8 +42,8 @@ void MemoryLocker::conclude() {
     run_.lock_note = "nothing is locked: locking was not asked for";
   } else if (refused_bytes_ > 0) {
     run_.lock_note =
-        fmt::format("{} of {} not locked, so they may be evicted: {}", mebibytes(refused_bytes_),
-                    mebibytes(asked_bytes_), reason(error_));
+        fmt::format("{} of {} not locked, so they may be evicted: {}", bytes_text(refused_bytes_),
+                    bytes_text(asked_bytes_), reason(error_));
   }
 }
 

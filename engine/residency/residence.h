@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/base/result.h"
+#include "engine/gguf/gguf.h"
 #include "engine/residency/layer_range.h"
 #include "engine/residency/load_options.h"
 #include "engine/residency/span_cover.h"
@@ -37,6 +38,11 @@ struct Residency {
   /// The totals of mapped, in core and locked, from the intervals.
   void add_up();
 };
+
+/// The tensor of that name, which must be one of the range's. Errors: kNotFound if the file has no
+/// such tensor, kOutOfRange (naming tensor and range) if it belongs to other layers.
+Result<const TensorInfo*> owned_tensor(const GgufFile& gguf, const LayerRange& range,
+                                       std::string_view name);
 
 class Residence {
  public:

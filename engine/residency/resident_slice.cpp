@@ -29,16 +29,7 @@ Result<std::shared_ptr<ResidentSlice>> ResidentSlice::load(std::shared_ptr<const
 }
 
 Result<TensorView> ResidentSlice::tensor(std::string_view name) const {
-  const TensorInfo* info = model().gguf().find(name);
-  if (info == nullptr) {
-    return fail(ErrorCode::kNotFound, fmt::format("the model file has no tensor '{}'", name));
-  }
-  if (!range_.owns(name)) {
-    return fail(ErrorCode::kOutOfRange,
-                fmt::format("tensor '{}' does not belong to layers {}, which are all this slice "
-                            "holds",
-                            name, range_.to_string()));
-  }
+  DS4_ASSIGN(const TensorInfo* const info, owned_tensor(model().gguf(), range_, name));
   assert(cover().contains(info->offset, info->bytes));
   return TensorView{info, {reservation() + info->offset, info->bytes}};
 }

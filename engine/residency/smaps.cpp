@@ -142,15 +142,6 @@ Residency account(const std::vector<SmapsEntry>& smaps, std::uint64_t base,
   return out;
 }
 
-void Residency::add_up() {
-  mapped_bytes = incore_bytes = locked_bytes = 0;
-  for (const IntervalResidency& one : intervals) {
-    mapped_bytes += one.mapped_bytes;
-    incore_bytes += one.incore_bytes;
-    locked_bytes += one.locked_bytes;
-  }
-}
-
 std::optional<std::uint64_t> parse_status_bytes(std::string_view text, std::string_view field) {
   while (!text.empty()) {
     std::string_view line = next_line(text);

@@ -5,11 +5,11 @@
 #include <nlohmann/json.hpp>
 
 #include "agent/wire/cover_report.h"
-#include "ctl/common/bytes_text.h"
 #include "ctl/ds4ctl/cover_report.h"
 #include "ctl/ds4ctl/progress.h"
 #include "ctl/ds4ctl/status_audit.h"
 #include "ctl/ds4ctl/status_table.h"
+#include "engine/base/bytes_text.h"
 #include "tests/ctl/node_fixture.h"
 
 namespace ds4::ctl {

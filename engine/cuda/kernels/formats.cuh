@@ -149,6 +149,17 @@ struct FormatQ8_0 {
   }
 };
 
+/// Eight unsigned values of up to eight bits, as v * times + minus.
+__device__ __forceinline__ void scale_bytes(const uint2& q, __half2 times, __half2 minus,
+                                            Half8& w) {
+  const __half2 offset = both(1024);
+  __half2 v[4];
+  bytes_to_halves(q.x, v[0], v[1]);
+  bytes_to_halves(q.y, v[2], v[3]);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) w[i] = bits(__hfma2(__hsub2(v[i], offset), times, minus));
+}
+
 struct FormatQ4_K {
   static constexpr std::uint32_t kUnit = 256, kMostBytes = 144;
   static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
@@ -172,12 +183,7 @@ struct FormatQ4_K {
     uint2 q = load8_by_words(block + 16 + 32 * (group / 2) + 8 * t);
     q.x = q.x >> 4 * (group % 2) & 0x0F0F0F0Fu;
     q.y = q.y >> 4 * (group % 2) & 0x0F0F0F0Fu;
-    const __half2 offset = both(1024);
-    __half2 v[4];
-    bytes_to_halves(q.x, v[0], v[1]);
-    bytes_to_halves(q.y, v[2], v[3]);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) w[i] = bits(__hfma2(__hsub2(v[i], offset), times, minus));
+    scale_bytes(q, times, minus, w);
   }
 };
 
@@ -196,12 +202,7 @@ struct FormatQ2_K {
     uint2 q = load8_by_words(block + 16 + 32 * (group / 4) + 8 * t);
     q.x = q.x >> 2 * (group % 4) & 0x03030303u;
     q.y = q.y >> 2 * (group % 4) & 0x03030303u;
-    const __half2 offset = both(1024);
-    __half2 v[4];
-    bytes_to_halves(q.x, v[0], v[1]);
-    bytes_to_halves(q.y, v[2], v[3]);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) w[i] = bits(__hfma2(__hsub2(v[i], offset), times, minus));
+    scale_bytes(q, times, minus, w);
   }
 };
 

@@ -27,7 +27,7 @@ class CudaDeviceWeights : public testing::Test {
         model_(ModelFile::open(path_).value()) {}
 
   std::shared_ptr<CudaEngine> engine(DescriptorKeeper* keeper = nullptr) {
-    return open_engine({.library = "", .keeper = keeper, .readers = 3, .ring_bytes = 1u << 20})
+    return open_engine({.plugin_path = "", .keeper = keeper, .readers = 3, .ring_bytes = 1u << 20})
         .value();
   }
   static LayerRange layers(const char* text) { return LayerRange::parse(text, kLayers).value(); }

@@ -7,7 +7,7 @@ namespace ds4 {
 namespace {
 
 Error open_error(const std::string& library) {
-  const auto engine = CudaEngine::open({.library = library});
+  const auto engine = CudaEngine::open({.plugin_path = library});
   EXPECT_FALSE(engine);
   return engine ? Error{} : engine.error();
 }
@@ -44,7 +44,7 @@ TEST(CudaPlugin, RefusesALibraryThatIsNoCudaEngine) {
 
 #ifdef DS4_CUDA_LIBRARY
 TEST(CudaPlugin, LoadsAndEitherFindsADeviceOrSaysWhatIsMissing) {
-  const auto engine = CudaEngine::open({.library = DS4_CUDA_LIBRARY});
+  const auto engine = CudaEngine::open({.plugin_path = DS4_CUDA_LIBRARY});
   if (engine) {
     EXPECT_TRUE((*engine)->facts());
     return;

@@ -31,7 +31,7 @@ constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 struct Options {
   std::string model;
   std::string layers;
-  std::string library;
+  std::string plugin_path;
   bool registered = false;
   bool whole_file = false;
   bool rate = false;
@@ -180,9 +180,9 @@ Result<void> run(const Options& options) {
   DS4_ASSIGN(const auto model, ds4::ModelFile::open(options.model));
   if (options.whole_file) return register_whole_file(*model);
   ds4::agent::FdStore store;
-  DS4_ASSIGN(const auto engine,
-             ds4::CudaEngine::open(
-                 {.library = options.library, .keeper = &store, .readers = options.readers}));
+  DS4_ASSIGN(const auto engine, ds4::CudaEngine::open({.plugin_path = options.plugin_path,
+                                                       .keeper = &store,
+                                                       .readers = options.readers}));
   DS4_ASSIGN(const ds4::DeviceFacts facts, engine->facts());
   say("{}: {:.2f} GiB, {:.2f} GiB free; context after {:.3f} s", facts.name, gib(facts.total_bytes),
       gib(facts.free_bytes), seconds());
@@ -214,7 +214,7 @@ int main(int argc, char** argv) {
   CLI::App app("Makes layers of a model resident for a GPU.", "ds4-cuda-residency");
   app.add_option("--model", options.model, "a GGUF file")->required();
   app.add_option("--layers", options.layers, "A:B or A:output");
-  app.add_option("--library", options.library, "libds4engine-cuda.so");
+  app.add_option("--library", options.plugin_path, "libds4engine-cuda.so");
   app.add_option("--readers", options.readers, "threads that read the file");
   app.add_flag("--registered", options.registered, "register the host's pages, copy nothing");
   app.add_flag("--whole-file", options.whole_file, "register the whole file, as others did");

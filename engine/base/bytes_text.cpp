@@ -1,10 +1,10 @@
-#include "ctl/common/bytes_text.h"
+#include "engine/base/bytes_text.h"
 
 #include <fmt/format.h>
 
 #include <array>
 
-namespace ds4::ctl {
+namespace ds4 {
 
 std::string bytes_text(std::uint64_t bytes) {
   constexpr std::array kUnits = {"KiB", "MiB", "GiB", "TiB"};
@@ -18,4 +18,4 @@ std::string bytes_text(std::uint64_t bytes) {
   return fmt::format("{:.2f} {}", value, kUnits[unit]);
 }
 
-}  // namespace ds4::ctl
+}  // namespace ds4
