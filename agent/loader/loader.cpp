@@ -17,6 +17,7 @@
 #include "agent/log/log.h"
 #include "engine/base/unique_fd.h"
 #include "engine/gguf/model_file.h"
+#include "engine/residency/weight_equality.h"
 
 namespace ds4::agent {
 namespace {
@@ -95,12 +96,16 @@ void Loader::Impl::announce(LoadOutcome outcome) {
   [[maybe_unused]] const auto written = ::write(event.get(), &one, sizeof(one));
 }
 
-/// One for all slices of a file, so that they share what they have in common.
+/// One for all slices of a file, so that they share what they have in common. Copies serve for a
+/// file that took the place of its equal, too (the upgrade of a package does that): another
+/// strategy would make them twice, and with the first ones' end the descriptor store would lose
+/// both.
 Result<std::shared_ptr<Strategy>> Loader::Impl::strategy_for(
     const std::shared_ptr<const ModelFile>& wanted) {
-  {
-    const std::lock_guard lock(mutex);
-    if (strategy && strategy_model == wanted && !strategy->broken()) return strategy;
+  // Both are changed by this thread alone.
+  if (strategy && !strategy->broken()) {
+    if (strategy_model == wanted) return strategy;
+    if (!strategy->shows_the_file() && same_weights(*strategy_model, *wanted)) return strategy;
   }
   DS4_ASSIGN(std::shared_ptr<Strategy> made, make_strategy(wanted, config, store));
   const std::lock_guard lock(mutex);

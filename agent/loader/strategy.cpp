@@ -47,6 +47,7 @@ class HostStrategy final : public Strategy {
 
   std::string_view name() const override { return space_->store().name(); }
   bool takes_host_memory() const override { return true; }
+  bool shows_the_file() const override { return space_->store().shows_the_file(); }
   void leave() override { space_->leave(); }
   bool broken() const override { return space_->broken().has_value(); }
 
@@ -86,6 +87,7 @@ class CudaStrategy final : public Strategy {
 
   std::string_view name() const override { return space_ ? "cuda-registered" : "cuda-device"; }
   bool takes_host_memory() const override { return space_ != nullptr; }
+  bool shows_the_file() const override { return space_ && space_->store().shows_the_file(); }
   void leave() override {
     engine_->leave();
     if (space_) space_->leave();

@@ -32,6 +32,8 @@ class Strategy {
   virtual std::string_view name() const = 0;
   /// True if the host's memory has to hold what is loaded.
   virtual bool takes_host_memory() const = 0;
+  /// True if its slices read the model file's own pages, and not copies of them.
+  virtual bool shows_the_file() const = 0;
   /// Errors leave nothing behind. What another slice of this strategy holds is not loaded twice.
   virtual Result<LoadedSlice> load(const LayerRange& range, const LoadOptions& options) = 0;
   /// The process ends in order: what can outlive it should.

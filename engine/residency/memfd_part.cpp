@@ -13,6 +13,7 @@
 
 #include "engine/residency/memfd_store.h"
 #include "engine/residency/span_map.h"
+#include "engine/residency/weight_equality.h"
 
 // Younger than the C library's headers on some systems we build on.
 #ifndef MADV_COLLAPSE
@@ -23,19 +24,28 @@ namespace ds4 {
 namespace {
 
 constexpr int kSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
-constexpr std::uint64_t kSampleBytes = 4096;  // at the start of each tensor
 
 /// Stands in the page behind the image.
 struct Mark {
-  char magic[8] = {'d', 's', '4', 'p', 'a', 'r', 't', '1'};
+  char magic[8] = {'d', 's', '4', 'p', 'a', 'r', 't', '2'};
   char fingerprint[40] = {};
   char part[16] = {};
   std::uint64_t file_bytes = 0;
   std::uint64_t cover_bytes = 0;
   std::uint64_t cover_hash = 0;
-  std::uint64_t sample_hash = 0;
+  std::uint64_t ends_hash = 0;  // of its tensors, as the image has them
+  // The file that was copied.
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  std::int64_t modified_ns = 0;
+
+  void name(const FileIdentity& file) {
+    device = file.device;
+    inode = file.inode;
+    modified_ns = file.modified_ns;
+  }
+  bool operator==(const Mark&) const = default;
 };
-static_assert(sizeof(Mark) == 8 + 40 + 16 + 32, "compared byte by byte: no padding");
 
 std::uint64_t mark_offset(const ModelFile& model) {
   const std::uint64_t page = system_page_bytes();
@@ -46,21 +56,6 @@ std::uint64_t image_bytes(const ModelFile& model) {
   return mark_offset(model) + system_page_bytes();
 }
 
-/// Of the first bytes of each tensor, as `fd` has them.
-Result<std::uint64_t> hash_samples(const PartPlan& plan, int fd) {
-  std::vector<std::byte> sample(kSampleBytes);
-  std::uint64_t hash = 0;
-  for (const TensorInfo* tensor : plan.tensors) {
-    const std::size_t bytes = std::min(kSampleBytes, tensor->bytes);
-    const ssize_t n = ::pread(fd, sample.data(), bytes, static_cast<off_t>(tensor->offset));
-    if (n != static_cast<ssize_t>(bytes)) {
-      return fail(ErrorCode::kCorrupt, fmt::format("{} cannot be read back", tensor->name));
-    }
-    hash = XXH3_64bits_withSeed(sample.data(), bytes, hash);
-  }
-  return hash;
-}
-
 Result<Mark> make_mark(const ModelFile& model, const PartPlan& plan, int fd) {
   Mark mark;
   std::strncpy(mark.fingerprint, model.fingerprint().c_str(), sizeof(mark.fingerprint) - 1);
@@ -69,7 +64,8 @@ Result<Mark> make_mark(const ModelFile& model, const PartPlan& plan, int fd) {
   mark.cover_bytes = plan.cover.cover_bytes();
   const auto intervals = plan.cover.intervals();
   mark.cover_hash = XXH3_64bits(intervals.data(), intervals.size_bytes());
-  DS4_ASSIGN(mark.sample_hash, hash_samples(plan, fd));
+  mark.name(model.identity());
+  DS4_ASSIGN(mark.ends_hash, hash_tensor_ends(plan.tensors, fd));
   return mark;
 }
 
@@ -202,8 +198,13 @@ Result<void> check_part(const ModelFile& model, const PartPlan& plan, int fd) {
     return fail(ErrorCode::kCorrupt, "its mark cannot be read");
   }
   DS4_ASSIGN(const Mark wanted, make_mark(model, plan, fd));
-  if (std::memcmp(&found, &wanted, sizeof(Mark)) == 0) return {};
-  return fail(ErrorCode::kMismatch, "its mark is not this model's");
+  if (found == wanted) return {};
+  found.name(model.identity());
+  if (found != wanted) return fail(ErrorCode::kMismatch, "its mark is not this model's");
+  // It was copied from another file, whose header was the same: are the weights?
+  DS4_ASSIGN(const std::uint64_t of_file, hash_tensor_ends(plan.tensors, model.fd()));
+  if (of_file == found.ends_hash) return {};
+  return fail(ErrorCode::kMismatch, "the file has other weights now");
 }
 
 }  // namespace ds4

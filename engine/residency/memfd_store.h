@@ -12,9 +12,10 @@
 // is in both.
 //
 // A part that was cut short must never be taken for a whole one. Its mark (fingerprint, part,
-// cover, a hash over samples of every tensor) is written behind the image after the last byte, then
-// the memfd is sealed against every change, and only when the whole load has succeeded is it given
-// away. Taking a part back checks all of that.
+// cover, which file it was copied from, a hash over both ends of every tensor) is written behind
+// the image after the last byte, then the memfd is sealed against every change, and only when the
+// whole load has succeeded is it given away. Taking a part back checks all of that;
+// weight_equality.h says what it proves.
 #include <cstdint>
 #include <functional>
 #include <memory>

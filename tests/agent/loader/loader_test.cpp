@@ -8,11 +8,14 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
 #include <fstream>
 #include <string>
 
 #include "engine/cuda/plugin.h"
 #include "engine/gguf/model_file.h"
+#include "engine/residency/span_map.h"
+#include "tests/engine/gguf/temp_file.h"
 
 namespace ds4::agent {
 namespace {
@@ -105,6 +108,71 @@ TEST_F(LoaderTest, SlicesOfOneModelShareWhatTheyHaveInCommon) {
   EXPECT_EQ(
       second.slice->weights->figures().kept_bytes + second.slice->weights->figures().read_bytes,
       second.slice->weights->cover().cover_bytes());
+}
+
+/// A model file that is replaced by another one, as a package's upgrade does, between two loads.
+class ReplacedModel : public LoaderTest {
+ protected:
+  ReplacedModel() {
+    std::filesystem::copy_file(DS4_SOURCE_DIR "/packaging/models/tiny-v4-q4.gguf", path_);
+    model = ModelFile::open(path_).value();
+  }
+  /// By a copy of itself; if a tensor is named, with another byte at that offset in it.
+  void replace(const char* tensor, std::uint64_t offset) {
+    const std::string fresh = directory_.file("fresh.gguf");
+    std::filesystem::copy_file(path_, fresh);
+    if (tensor != nullptr) {
+      std::fstream file(fresh, std::ios::in | std::ios::out | std::ios::binary);
+      file.seekp(static_cast<std::streamoff>(model->gguf().find(tensor)->offset + offset));
+      file.put('!');
+    }
+    std::filesystem::rename(fresh, path_);
+  }
+  /// Loads, replaces, loads again; the figures of the second load.
+  LoadFigures load_twice(Config::Strategy strategy, const char* tensor, std::uint64_t offset = 0) {
+    config.residency.strategy = strategy;
+    Loader loader(model, config, store);
+    loader.load(1, {0, 2, false});
+    const LoadOutcome first = wait_for_outcome(loader);
+    replace(tensor, offset);
+    loader.use_model(ModelFile::open(path_).value());
+    loader.load(2, {0, 2, false});
+    const LoadOutcome second = wait_for_outcome(loader);
+    EXPECT_TRUE(first.slice && second.slice);
+    return second.slice->weights->figures();
+  }
+  std::uint64_t cover_bytes() const {
+    return SpanCover::of(model->gguf(), {0, 2, false}, system_page_bytes())->cover_bytes();
+  }
+
+ private:
+  test::TempDir directory_;
+  const std::string path_ = directory_.file("model.gguf");
+};
+
+TEST_F(ReplacedModel, ByItsEqualLeavesCopiesWhereTheyAre) {
+  const LoadFigures figures = load_twice(Config::Strategy::kMemfd, nullptr);
+  EXPECT_EQ(figures.kept_bytes, cover_bytes());
+  EXPECT_EQ(figures.read_bytes, 0U);
+}
+
+TEST_F(ReplacedModel, ByItsEqualIsMappedWherePagesAreTheFiles) {
+  const LoadFigures figures = load_twice(Config::Strategy::kFile, nullptr);
+  EXPECT_EQ(figures.kept_bytes, 0U);
+  EXPECT_EQ(figures.read_bytes, cover_bytes());
+}
+
+TEST_F(ReplacedModel, ByAnotherIsCopiedAgain) {
+  const LoadFigures figures = load_twice(Config::Strategy::kMemfd, "blk.1.attn_q_a.weight");
+  EXPECT_EQ(figures.kept_bytes, 0U);
+  EXPECT_EQ(figures.read_bytes, cover_bytes());
+}
+
+TEST_F(ReplacedModel, WhoseTensorEndsOtherwiseIsCopiedAgain) {
+  const std::uint64_t last = model->gguf().find("blk.1.attn_q_a.weight")->bytes - 1;
+  const LoadFigures figures = load_twice(Config::Strategy::kMemfd, "blk.1.attn_q_a.weight", last);
+  EXPECT_EQ(figures.kept_bytes, 0U);
+  EXPECT_EQ(figures.read_bytes, cover_bytes());
 }
 
 TEST_F(LoaderTest, AStrategyThatThisMachineLacksIsASentence) {

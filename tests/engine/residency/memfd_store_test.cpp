@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
+#include <functional>
 
 #include "engine/gguf/model_file.h"
 #include "engine/residency/resident_slice.h"
@@ -44,6 +46,13 @@ class MemfdStoreTest : public ::testing::Test {
     LoadOptions options;
     options.chunk_bytes = 64 << 10;
     return ResidentSlice::load(space, range, options);
+  }
+  /// Another file at the model's path, with the bytes that `change` makes of it.
+  void replace_model(const std::function<void(std::vector<std::byte>&)>& change) {
+    std::vector<std::byte> bytes = test::synthetic_model(8, 40).build();
+    change(bytes);
+    std::filesystem::rename(dir_.write("next.gguf", bytes), path_);
+    model_ = ModelFile::open(path_).value();
   }
   /// One life, ended as `leave` ends it.
   void live(const LayerRange& range) {
@@ -84,6 +93,37 @@ TEST_F(MemfdStoreTest, TakesWhatFitsAndReadsTheRest) {
   EXPECT_GT((*slice)->figures().read_bytes, 0u);
   EXPECT_EQ((*slice)->figures().adopted_bytes + (*slice)->figures().read_bytes,
             (*slice)->cover().cover_bytes());
+}
+
+TEST_F(MemfdStoreTest, AnEqualFileInItsPlaceIsNotReadAgain) {
+  live({3, 7, true});
+  replace_model([](std::vector<std::byte>&) {});
+  const auto space = begin();
+  const auto slice = load(space, {3, 7, true});
+  ASSERT_TRUE(slice) << slice.error().message;
+  EXPECT_EQ(source_->reads, 0u);
+  EXPECT_EQ((*slice)->figures().adopted_bytes, (*slice)->cover().cover_bytes());
+  EXPECT_EQ((*slice)->note(), "");
+}
+
+TEST_F(MemfdStoreTest, AFileInItsPlaceWithOneOtherTensorHasThatLayerReadAgain) {
+  live({3, 7, false});
+  const TensorInfo changed = *model_->gguf().find("blk.4.ffn.weight");
+  const std::string before = model_->fingerprint();
+  replace_model([&](std::vector<std::byte>& bytes) {
+    bytes[changed.offset + changed.bytes - 1] ^= std::byte{1};
+  });
+  ASSERT_EQ(model_->fingerprint(), before);  // it does not see the ends of tensors
+  const auto space = begin();
+  const auto slice = load(space, {3, 7, false});
+  ASSERT_TRUE(slice) << slice.error().message;
+  EXPECT_THAT((*slice)->note(), HasSubstr("L4 was left in memory but is not taken"));
+  EXPECT_THAT((*slice)->note(), HasSubstr("other weights"));
+  EXPECT_GT((*slice)->figures().read_bytes, 0u);
+  EXPECT_GT((*slice)->figures().adopted_bytes, (*slice)->figures().read_bytes);
+  const auto fresh = ResidentSlice::load(model_, {4, 4, false}).value();
+  EXPECT_TRUE(std::ranges::equal((*slice)->tensor("blk.4.ffn.weight")->bytes,
+                                 fresh->tensor("blk.4.ffn.weight")->bytes));
 }
 
 TEST_F(MemfdStoreTest, WhatIsReleasedIsForgotten) {
