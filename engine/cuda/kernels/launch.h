@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/cuda/kernels/quantised_rows.h"
 #include "engine/cuda/kernels/tables.h"
 
 namespace ds4::cuda {
@@ -34,6 +35,14 @@ struct Launcher {
 
   void observe() { observer->launched(stream, name); }
 };
+
+// quantise.cu ---------------------------------------------------------------------------------
+
+/// `n` rows of `cols` values (a multiple of 32), `x_stride` apart, as integers.
+void quantise_rows(Launcher& launcher, const __half* x, std::uint32_t x_stride, std::uint32_t n,
+                   std::uint32_t cols, const QuantisedRows& out);
+void quantise_rows(Launcher& launcher, const float* x, std::uint32_t x_stride, std::uint32_t n,
+                   std::uint32_t cols, const QuantisedRows& out);
 
 // products.cu ---------------------------------------------------------------------------------
 
