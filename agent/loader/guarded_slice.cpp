@@ -18,6 +18,13 @@ class GuardedSlice final : public Slice {
   Result<void> fork_session(SessionId source, SessionId target) override {
     return slice_->fork_session(source, target);
   }
+  Result<std::unique_ptr<DetachedSession>> detach_session(SessionId session) override {
+    return slice_->detach_session(session);
+  }
+  Result<void> restore_session(SessionId session, std::uint32_t context, std::uint32_t position,
+                               const SessionSource& source) override {
+    return slice_->restore_session(session, context, position, source);
+  }
   Result<std::uint32_t> position(SessionId session) const override {
     return slice_->position(session);
   }

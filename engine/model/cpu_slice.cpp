@@ -71,6 +71,13 @@ class CpuSlice final : public Slice {
   Result<void> fork_session(SessionId source, SessionId target) override {
     return sessions_.fork(source, target);
   }
+  Result<std::unique_ptr<DetachedSession>> detach_session(SessionId session) override {
+    return sessions_.detach(session);
+  }
+  Result<void> restore_session(SessionId session, std::uint32_t context, std::uint32_t position,
+                               const SessionSource& source) override {
+    return sessions_.restore(session, context, position, source);
+  }
   Result<std::uint32_t> position(SessionId session) const override {
     return sessions_.position(session);
   }

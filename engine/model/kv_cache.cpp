@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "engine/model/compressor.h"
 
@@ -146,14 +145,15 @@ Result<std::unique_ptr<SessionCache>> SessionCache::open(const HyperParams& hp,
   return cache;
 }
 
-void SessionCache::copy(const SessionCache& from) {
-  position = from.position;
+std::vector<std::span<std::byte>> SessionCache::held() const {
+  std::vector<std::span<std::byte>> held;
   for (const Part& part : parts_) {
     std::uint64_t rows = part.rows;
     if (part.positions_per_row != 0)
       rows = std::min<std::uint64_t>(rows, position / part.positions_per_row);
-    std::memcpy(base_ + part.begin, from.base_ + part.begin, rows * part.row_bytes);
+    if (rows > 0) held.emplace_back(base_ + part.begin, rows * part.row_bytes);
   }
+  return held;
 }
 
 SessionCache::~SessionCache() {

@@ -11,6 +11,7 @@
 // every part is written before it is read.
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -74,9 +75,9 @@ class SessionCache {
   std::uint32_t context() const { return context_; }
   std::uint64_t bytes() const { return bytes_; }
 
-  /// Takes over what `from`, made with the same parameters and context, holds; only that is
-  /// touched.
-  void copy(const SessionCache& from);
+  /// The bytes that `position` positions have written, in a fixed order: all that a cache made with
+  /// the same parameters needs to go on from there.
+  std::vector<std::span<std::byte>> held() const;
 
   std::uint32_t position = 0;   // positions held
   std::uint64_t last_call = 0;  // the forward() call that last named this session

@@ -2,7 +2,24 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace ds4 {
+namespace {
+
+class DetachedCache final : public DetachedSession {
+ public:
+  explicit DetachedCache(std::unique_ptr<SessionCache> cache) : cache_(std::move(cache)) {}
+  std::vector<std::span<const std::byte>> pieces() const override {
+    const auto held = cache_->held();
+    return {held.begin(), held.end()};
+  }
+
+ private:
+  const std::unique_ptr<SessionCache> cache_;
+};
+
+}  // namespace
 
 Result<void> check_buffers(const HyperParams& hp, const LayerRange& range, std::size_t rows,
                            std::size_t wanted_rows, const SliceInput& input,
@@ -76,8 +93,38 @@ Result<void> Sessions::fork(SessionId source, SessionId target) {
   if (found == caches_.end())
     return fail(ErrorCode::kNotFound, fmt::format("no session {} is open", source));
   const SessionCache& from = *found->second;  // stays where it is while others are added
-  DS4_TRY(open(target, from.context()));
-  caches_.at(target)->copy(from);
+  auto pieces = from.held();
+  auto next = pieces.cbegin();
+  return restore(target, from.context(), from.position, [&](std::span<std::byte> to) {
+    std::copy_n((next++)->begin(), to.size(), to.begin());
+    return Result<void>();
+  });
+}
+
+Result<std::unique_ptr<DetachedSession>> Sessions::detach(SessionId session) {
+  const auto found = caches_.find(session);
+  if (found == caches_.end())
+    return fail(ErrorCode::kNotFound, fmt::format("no session {} is open", session));
+  bytes_ -= found->second->bytes();
+  auto detached = std::make_unique<DetachedCache>(std::move(found->second));
+  caches_.erase(found);
+  return detached;
+}
+
+Result<void> Sessions::restore(SessionId session, std::uint32_t context, std::uint32_t position,
+                               const SessionSource& source) {
+  if (position > context)
+    return fail(ErrorCode::kOutOfRange, fmt::format("session {}: {} positions in a context of {}",
+                                                    session, position, context));
+  DS4_TRY(open(session, context));
+  SessionCache& cache = *caches_.at(session);
+  cache.position = position;
+  for (const std::span<std::byte> part : cache.held()) {
+    if (auto filled = source(part); !filled) {
+      close(session);
+      return filled;
+    }
+  }
   return {};
 }
 

@@ -33,6 +33,9 @@ class Sessions {
   Result<void> open(SessionId session, std::uint32_t context);
   void close(SessionId session);
   Result<void> fork(SessionId source, SessionId target);
+  Result<std::unique_ptr<DetachedSession>> detach(SessionId session);
+  Result<void> restore(SessionId session, std::uint32_t context, std::uint32_t position,
+                       const SessionSource& source);
   Result<std::uint32_t> position(SessionId session) const;
 
   std::uint64_t bytes() const { return bytes_; }

@@ -15,7 +15,10 @@
 // Thread rule: one thread at a time calls a slice; it brings its own pool.
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
+#include <vector>
 
 #include "engine/base/result.h"
 #include "engine/model/hyper_params.h"
@@ -47,6 +50,18 @@ struct SliceOutput {
   std::span<float> logits;   // {wanted rows, n_vocab}; empty unless it does
 };
 
+/// What a session held, taken out of its slice (Slice::detach_session). Whoever has it may read and
+/// destroy it on any thread.
+class DetachedSession {
+ public:
+  virtual ~DetachedSession() = default;
+  /// All of it, in an order that a slice of the same model, layers and backend understands.
+  virtual std::vector<std::span<const std::byte>> pieces() const = 0;
+};
+
+/// Fills the span with the next bytes of what DetachedSession::pieces() gave.
+using SessionSource = std::function<Result<void>(std::span<std::byte>)>;
+
 class Slice {
  public:
   virtual ~Slice() = default;
@@ -67,6 +82,21 @@ class Slice {
     (void)source;
     (void)target;
     return fail(ErrorCode::kUnsupported, "this backend does not copy sessions");
+  }
+  /// Takes the session out: it is closed here, its memory goes with what is returned. Copies
+  /// nothing where the cache lies in this process's memory. Errors: kNotFound, and kUnsupported
+  /// where a backend cannot; then the session stays.
+  virtual Result<std::unique_ptr<DetachedSession>> detach_session(SessionId session) {
+    (void)session;
+    return fail(ErrorCode::kUnsupported, "this backend does not hand sessions out");
+  }
+  /// Opens a session of `context` positions that holds `position` of them, read from `source`.
+  /// Every bit is as it was. Errors: as open_session(), those of `source`, kUnsupported; then there
+  /// is no such session.
+  virtual Result<void> restore_session(SessionId session, std::uint32_t context,
+                                       std::uint32_t position, const SessionSource& source) {
+    (void)session, (void)context, (void)position, (void)source;
+    return fail(ErrorCode::kUnsupported, "this backend takes no sessions back");
   }
   /// Positions held, i.e. the first_position that the next segment must have. kNotFound if unknown.
   virtual Result<std::uint32_t> position(SessionId session) const = 0;

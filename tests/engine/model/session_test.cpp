@@ -1,12 +1,30 @@
 // Sessions and calls of a slice: limits, refusals, and that a refused call leaves no trace.
 #include <gmock/gmock.h>
 
+#include <algorithm>
+
 #include "tests/engine/model/model_fixture.h"
 
 namespace ds4::test {
 namespace {
 
 using testing::HasSubstr;
+
+std::vector<std::byte> bytes_of(const DetachedSession& detached) {
+  std::vector<std::byte> bytes;
+  for (const auto piece : detached.pieces()) bytes.insert(bytes.end(), piece.begin(), piece.end());
+  return bytes;
+}
+
+/// Gives the bytes once; fails behind their end.
+SessionSource source_of(const std::vector<std::byte>& bytes) {
+  return [rest = std::span(bytes)](std::span<std::byte> to) mutable -> Result<void> {
+    if (to.size() > rest.size()) return fail(ErrorCode::kIo, "the saved session ends early");
+    std::copy_n(rest.begin(), to.size(), to.begin());
+    rest = rest.subspan(to.size());
+    return {};
+  };
+}
 
 class SessionTest : public testing::Test {
  protected:
@@ -40,6 +58,7 @@ class SessionTest : public testing::Test {
 
   std::unique_ptr<Slice> slice_;
   std::vector<std::int32_t> tokens_;
+  std::vector<std::vector<float>> results_;
 };
 
 TEST_F(SessionTest, PositionCountsTheTokensHeld) {
@@ -147,6 +166,67 @@ TEST_F(SessionTest, AMiddleSliceWantsStreamsAndHasNoLogits) {
   EXPECT_FALSE(middle->forward({{&one, 1}, in}, {std::span(out).first(1024), {}}));
   EXPECT_EQ(middle->position(1).value(), 0u);
   EXPECT_TRUE(middle->forward({{&one, 1}, in}, {out, {}}));
+}
+
+// Positions on both sides of the ends of windows and of blocks of 4 and 128.
+TEST_F(SessionTest, ASessionTakenOutAndRestoredGoesOnWithTheSameBits) {
+  for (const std::uint32_t held : {1u, 3u, 4u, 60u, 127u, 128u, 129u}) {
+    const auto at = [&](SessionId session, std::uint32_t first, std::uint32_t end) {
+      Result<std::vector<float>> last;
+      for (; first < end; first += 50) {
+        last = forward({segment(session, first, std::min(50u, end - first))});
+        ASSERT_TRUE(last) << last.error().message;
+      }
+      if (end == tokens_.size()) results_.push_back(*last);
+    };
+    results_.clear();
+    for (const SessionId session : {1, 2}) {
+      ASSERT_TRUE(slice_->open_session(session, 130));
+      at(session, 0, held);
+    }
+    const std::uint64_t bytes = slice_->kv_bytes();
+    auto detached = slice_->detach_session(1);
+    ASSERT_TRUE(detached);
+    EXPECT_EQ(slice_->position(1).error().code, ErrorCode::kNotFound);
+    EXPECT_EQ(slice_->kv_bytes(), bytes / 2);
+    const std::vector<std::byte> saved = bytes_of(**detached);
+    detached->reset();
+    ASSERT_TRUE(slice_->restore_session(1, 130, held, source_of(saved)));
+    EXPECT_EQ(slice_->position(1).value(), held);
+    EXPECT_EQ(slice_->kv_bytes(), bytes);
+    for (const SessionId session : {1, 2}) {
+      at(session, held, 130);
+      slice_->close_session(session);
+    }
+    ASSERT_EQ(results_.size(), 2u);
+    EXPECT_TRUE(same_bits(results_[0], results_[1])) << held;
+  }
+}
+
+TEST_F(SessionTest, WhatIsTakenOutIsWhatThePositionsHaveWrittenAndNoMore) {
+  ASSERT_TRUE(slice_->open_session(1, slice_->params().context_length));
+  ASSERT_TRUE(forward({segment(1, 0, 40)}));
+  const auto detached = slice_->detach_session(1);
+  ASSERT_TRUE(detached);
+  EXPECT_LT(bytes_of(**detached).size(), slice_->kv_bytes_for(130));
+}
+
+TEST_F(SessionTest, ASourceThatFailsLeavesNoSession) {
+  ASSERT_TRUE(slice_->open_session(1, 130));
+  ASSERT_TRUE(forward({segment(1, 0, 40)}));
+  const auto detached = slice_->detach_session(1);
+  ASSERT_TRUE(detached);
+  std::vector<std::byte> saved = bytes_of(**detached);
+  saved.pop_back();
+  EXPECT_EQ(slice_->restore_session(1, 130, 40, source_of(saved)).error().code, ErrorCode::kIo);
+  EXPECT_EQ(slice_->position(1).error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(slice_->kv_bytes(), 0u);
+  EXPECT_EQ(slice_->restore_session(1, 30, 40, source_of(saved)).error().code,
+            ErrorCode::kOutOfRange);
+  EXPECT_EQ(slice_->detach_session(1).error().code, ErrorCode::kNotFound);
+  ASSERT_TRUE(slice_->open_session(1, 130));
+  EXPECT_EQ(slice_->restore_session(1, 130, 40, source_of(saved)).error().code,
+            ErrorCode::kInvalidArgument);
 }
 
 TEST(KvBudget, RefusesWithTheBytesNeededAndLeft) {
