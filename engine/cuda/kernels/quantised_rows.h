@@ -4,7 +4,8 @@
 // A value is q * scale with a scale of each 32 columns and |q| <= 16319, that is 15 bits; q is kept
 // as two planes of bytes, q = 128 * hi + lo, because matrix instructions multiply bytes. Formats
 // whose blocks have minimums also need sums over 16 columns: these are values again, 16 in 256
-// columns, and become q * scale in the same way.
+// columns, and become q * scale in the same way. Values are halves before they become integers, so
+// that it does not matter whether a row passed through memory as halves in between.
 #include <cstddef>
 #include <cstdint>
 
