@@ -25,6 +25,15 @@ beta = { address = "tcp://10.99.0.2:7341", key = "$(cat "$share/beta.node")" }
 END
 if said=$(ds4ctl status 2>&1); then fail "beta answered somebody that it does not trust: $said"; fi
 saw "before beta trusts us: $(tail -n 1 <<<"$said")"
+holds "an operator whose key an agent does not know gets nothing from it"
+# What whoever connects is greeted with: ZMTP 3 names the mechanism in bytes 12 to 31.
+greeting() {
+  exec 3<>/dev/tcp/10.99.0.2/7341
+  printf '\xff\0\0\0\0\0\0\0\1\x7f\3' >&3
+  timeout 5 head -c 32 <&3 | tail -c 20 | tr -d '\0'
+  exec 3>&-
+}
+equal "mechanism of beta's port" "$(greeting)" CURVE
 touch "$share/alpha.asked"
 eventually 60 test -e "$share/beta.trusts" || fail "beta did not trust us"
 ds4ctl status
@@ -33,6 +42,7 @@ step "alpha: a route over both"
 ds4ctl assign alpha=0:2 beta=3:output | tail -n 1
 ds4ctl status
 equal "alice gets" "$(ask_as alice)" "$answer"
+holds "two machines form a route with CURVE after the documented steps"
 touch "$share/assigned"
 
 step "alpha: beta goes away"
@@ -49,4 +59,5 @@ eventually 180 all_ready || fail "the route is not ready again"
 ds4ctl status
 equal "alice gets" "$(ask_as alice)" "$answer"
 eventually 120 test -e "$share/beta.done" || fail "beta is not done"
+holds "one of the two is rebooted: the route is degraded, then ready again by itself, on both"
 printf '\nAll steps passed on alpha.\n'
