@@ -124,8 +124,10 @@ std::string spans_text(std::span<const NodeView> views) {
       text += fmt::format("  KV cache: {} now; a full session is {}\n", bytes_text(status.kv_bytes),
                           status.kv_formula);
     }
-    text += fmt::format("  {} intervals, {} outside them\n", status.resident.intervals.size(),
-                        bytes_text(status.resident.outside_cover_bytes));
+    const std::size_t intervals = status.resident.intervals.size();
+    text += fmt::format("  {} interval{}, {} outside {}\n", intervals, intervals == 1 ? "" : "s",
+                        bytes_text(status.resident.outside_cover_bytes),
+                        intervals == 1 ? "it" : "them");
     text += intervals_text(status.resident);
   }
   return text;

@@ -75,10 +75,10 @@ std::string SpanCover::describe() const {
   const std::string_view name = small ? "MiB" : "GiB";
   const auto in_units = [&](std::uint64_t bytes) { return static_cast<double>(bytes) / unit; };
   return fmt::format(
-      "span cover {:.2f} {} of {:.2f} {} model ({} spans in {} intervals, offset "
+      "span cover {:.2f} {} of {:.2f} {} model ({} span{} in {} interval{}, offset "
       "{:.2f} {})",
-      in_units(cover_bytes_), name, in_units(file_bytes_), name, spans_, intervals_.size(),
-      in_units(hull().begin), name);
+      in_units(cover_bytes_), name, in_units(file_bytes_), name, spans_, spans_ == 1 ? "" : "s",
+      intervals_.size(), intervals_.size() == 1 ? "" : "s", in_units(hull().begin), name);
 }
 
 }  // namespace ds4

@@ -136,6 +136,7 @@ TEST(Spans, ProveWhatIsHeldIntervalByInterval) {
                           HasSubstr("at 1.50 GB/s"), HasSubstr("1.00 MiB kept"),
                           HasSubstr("peak while loading 6.00 MiB"), HasSubstr("7.00 MiB"),
                           HasSubstr("note: not all of it locked"),
+                          HasSubstr("  1 interval, 0 B outside it\n"),
                           HasSubstr("a full session is rows = 100 B for 16 positions")));
   EXPECT_THAT(text,
               HasSubstr("            4096     8.00 KiB     8.00 KiB     8.00 KiB     4.00 KiB"));

@@ -128,6 +128,8 @@ TEST(SpanCover, DescribesSmallModelsInMebibytes) {
   constexpr std::uint64_t kMiB = 1u << 20;
   EXPECT_EQ(cover_of({{8 * kMiB, kMiB}, {10 * kMiB, kMiB / 2}}, 19 * kMiB).describe(),
             "span cover 1.50 MiB of 19.00 MiB model (2 spans in 2 intervals, offset 8.00 MiB)");
+  EXPECT_EQ(cover_of({{8 * kMiB, kMiB}}, 19 * kMiB).describe(),
+            "span cover 1.00 MiB of 19.00 MiB model (1 span in 1 interval, offset 8.00 MiB)");
 }
 
 TEST(SpanCover, TakesTheTensorsOfItsRange) {
