@@ -1,10 +1,10 @@
 #!/bin/bash
 # usage: tests/packaging/run.sh [--vm] [FOLDER]
 #
-# Builds the .deb packages (or takes those of FOLDER) and boots them: one machine, its upgrade, two machines, and
-# with --vm also a virtual machine, for the limits that only a kernel of its own enforces (qemu without KVM:
-# minutes). Where ds4d-cuda is among the packages, it is installed, too. At the end, what holds. Needs root on
-# Debian, debootstrap, systemd-container, iproute2; for --vm also qemu-system-x86 and e2fsprogs.
+# Builds the .deb packages (or takes those of FOLDER) and boots them: one machine, its upgrade, its failures, two
+# machines, and with --vm also a virtual machine, for the limits that only a kernel of its own enforces (qemu
+# without KVM: minutes). Where ds4d-cuda is among the packages, it is installed, too. At the end, what holds.
+# Needs root on Debian, debootstrap, systemd-container, iproute2; for --vm also qemu-system-x86 and e2fsprogs.
 # Exit status: 0 all steps passed, 1 one did not.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -30,6 +30,7 @@ one() {
 all() {
   one service "${debs[@]}"
   one upgrade "${debs[@]}"
+  one failures "${debs[@]}"
   if compgen -G "$folder/ds4d-cuda_*.deb" >/dev/null; then
     one cuda "${debs[@]}" "$(package ds4d-cuda)"
   fi

@@ -9,6 +9,7 @@ eventually 20 answers || fail "no answer"
 equal "alice gets" "$(ask_as alice)" "$answer"
 reason=$(journal "_PID=$(main_pid)" | grep 'computing on the CPU' | tail -n 1) || fail "it does not say what it computes on"
 saw "$reason"
+documented "computing on the CPU: ..."
 holds "ds4d-cuda without a GPU: the agent serves on the CPU and says why"
 
 step "the drop-in is in force"
@@ -27,6 +28,8 @@ systemctl restart ds4d --no-block
 told() { [[ -n $(journal --since -20s | grep -iE 'cuda|gpu' | tail -n 1) && $(ds4ctl status 2>&1) == *failed* ]]; }
 eventually 20 told || fail "nothing is said: $(ds4ctl status 2>&1 | tail -n 1)"
 saw "$(ds4ctl status 2>&1 | tail -n 1)"
+[[ $(property StatusText) == *"there is no NVIDIA driver here, or it is older than CUDA 13"* ]] || fail "it says $(property StatusText)"
+documented "there is no NVIDIA driver here, or it is older than CUDA 13"
 saw "systemctl: $(property ActiveState) ($(property StatusText))"
 rm /etc/ds4d/ds4d.toml.d/test.toml
 systemctl restart ds4d

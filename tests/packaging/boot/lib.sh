@@ -62,6 +62,9 @@ from_the_store() {
   saw "weights: cover $cover bytes, from the descriptor store $adopted, from the file $read; all that the process has read: $by_process"
 }
 
+# documented TEXT: ds4d(8) has it, word for word.
+documented() { [[ $(zcat /usr/share/man/man8/ds4d.8.gz) == *"$1"* ]] || fail "ds4d(8) does not have: $1"; }
+
 # install PACKAGE.deb...: no network is needed, dependencies are there.
 install() { apt-get install -y -q --no-install-recommends --allow-downgrades "$@" 2>&1 | grep -v '^Reading\|^Building\|Reading database\|apt-utils' | sed 's/^/   apt: /'; }
 

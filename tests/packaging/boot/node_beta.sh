@@ -16,6 +16,8 @@ saw "node key: $(cat "$share/beta.node")"
 
 step "beta: alpha's operator may command it"
 eventually 120 test -e "$share/alpha.asked" || fail "alpha did not try"
+saw "journal: $(journal | grep 'refused a connection' | tail -n 1)"
+documented "refused a connection ..."
 ds4ctl keys trust alpha "$(cat "$share/alpha.operator")"
 touch "$share/beta.trusts"
 

@@ -67,6 +67,7 @@ equal "process" "$(main_pid)" "$old"
 [[ $(stat -c '%i' /usr/share/ds4d/tiny-v4-q4.gguf) != "$before" ]] || fail "the model's file was not replaced"
 eventually 10 bash -c 'journalctl --no-pager -u ds4d -o cat | grep "was replaced"' || fail "nobody noticed the new file"
 saw "$(journal | grep -m 1 'was replaced')"
+documented "the model file ... was replaced; ..."
 printf '[nodes]\n%s = "tcp://127.0.0.1:7341"\n' "$(hostname)" >/etc/ds4d/cluster.toml
 ds4ctl assign "$(hostname)=0:output" | tail -n 1
 equal "bytes kept by the assignment" "$(figure kept_bytes)" "$(figure cover_bytes)"
