@@ -17,6 +17,7 @@ struct CallShape {
   std::uint32_t wanted = 0;
   std::uint32_t parts_plain = 0, parts_4 = 0, parts_128 = 0;  // of attention, at most
   std::uint32_t most_visible = 0;  // rows that the indexer scores; 0: it leaves nothing out
+  bool sampled = false;            // wanted are tokens, not logits
 
   static CallShape make(const HyperParams& params, std::uint32_t rows, std::uint32_t wanted,
                         std::uint32_t last_position);

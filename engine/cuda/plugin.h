@@ -131,6 +131,6 @@ struct CudaPluginEntry {
 
 /// Source version, compiler and the number of this contract: raise the number with every change of
 /// a type that both halves see.
-inline constexpr const char* kCudaPluginBuild = "ds4 contract 4, compiler " __VERSION__;
+inline constexpr const char* kCudaPluginBuild = "ds4 contract 5, compiler " __VERSION__;
 
 }  // namespace ds4

@@ -2,4 +2,4 @@
 set(DS4_CUDA_SLICE_SOURCES
   slice.cpp slice_weights.cpp device_sessions.cpp forward_pass.cpp
   kernels/products.cu kernels/streams.cu kernels/attention_input.cu kernels/index_search.cu
-  kernels/attention.cu kernels/routing.cu kernels/quantise.cu)
+  kernels/attention.cu kernels/routing.cu kernels/sampling.cu kernels/quantise.cu)

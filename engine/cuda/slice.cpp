@@ -11,6 +11,7 @@
 #include "engine/cuda/device_sessions.h"
 #include "engine/cuda/forward_pass.h"
 #include "engine/model/rope.h"
+#include "engine/model/sampling.h"
 #include "engine/model/sessions.h"
 #include "engine/quant/iq2_xxs.h"
 
@@ -102,15 +103,20 @@ class CudaSlice final : public Slice {
   }
 
  private:
+  Launcher launcher() const;
   std::size_t stream_floats() const { return call_.n() * std::size_t{hp_.n_streams} * hp_.n_embd; }
   Result<void> use_device() const;
   CallTables tables(const CallShape& shape) const;
   void stage_tables();
+  void stage_draws(std::span<const Segment> segments);
   /// Puts a call on the stream: tables and streams in, layers, streams or first logits out.
   cudaError_t enqueue(const CallShape& shape);
+  /// Logits of `n` wanted rows from `first` on, and they or their tokens to the host.
+  void enqueue_head(Launcher& launcher, const CallShape& shape, std::uint32_t first,
+                    std::uint32_t n);
   Result<GraphPtr> capture(const CallShape& shape);
   Result<void> start(const CallShape& shape);
-  Result<void> finish(const SliceOutput& output);
+  Result<void> finish(const CallShape& shape, const SliceOutput& output);
   Result<void> compute(const SliceInput& input, const SliceOutput& output);
 
   std::shared_ptr<const TensorSource> source_;
@@ -127,6 +133,8 @@ class CudaSlice final : public Slice {
   PinnedBuffer<std::byte> staged_tables_;
   PinnedBuffer<float> staged_streams_;  // in and out; none if the slice is the whole model
   PinnedBuffer<float> staged_logits_;   // [kHeadRows][V]
+  PinnedBuffer<Draw> staged_draws_;     // [max_rows] of wanted rows; read by the device
+  PinnedBuffer<Pick> staged_picks_;     // [kHeadRows] written by the device
   std::unique_ptr<ForwardPass> pass_;
   StreamPtr stream_;
   std::map<CallShape, GraphPtr> graphs_;
@@ -168,6 +176,8 @@ Result<void> CudaSlice::prepare() {
   if (range_.output) {
     DS4_ASSIGN(staged_logits_,
                pinned_buffer<float>(std::size_t{kHeadRows} * hp_.n_vocab, "logits"));
+    DS4_ASSIGN(staged_draws_, pinned_buffer<Draw>(options_.max_rows, "draws"));
+    DS4_ASSIGN(staged_picks_, pinned_buffer<Pick>(kHeadRows, "sampled tokens"));
   }
   cudaStream_t stream = nullptr;
   DS4_CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "make a CUDA stream");
@@ -195,11 +205,23 @@ void CudaSlice::stage_tables() {
   std::memcpy(to, call_.wanted.data(), call_.wanted.size() * sizeof(std::uint32_t));
 }
 
-cudaError_t CudaSlice::enqueue(const CallShape& shape) {
+void CudaSlice::stage_draws(std::span<const Segment> segments) {
+  Draw* to = staged_draws_.data();
+  for_wanted(segments, [&](const SamplingParams& params, std::uint32_t position) {
+    *to++ = make_draw(params, position);
+  });
+}
+
+Launcher CudaSlice::launcher() const {
   Launcher launcher;
   launcher.stream = stream_.get();
   launcher.overlap = tuning_.overlap;
   launcher.observer = tuning_.observer;
+  return launcher;
+}
+
+cudaError_t CudaSlice::enqueue(const CallShape& shape) {
+  Launcher launcher = this->launcher();
   const auto copy = [&](void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
     if (launcher.error == cudaSuccess)
       launcher.error = cudaMemcpyAsync(to, from, bytes, kind, launcher.stream);
@@ -216,12 +238,23 @@ cudaError_t CudaSlice::enqueue(const CallShape& shape) {
   if (!range_.output) {
     copy(staged_streams_.data(), ws_.streams, stream_bytes, cudaMemcpyDeviceToHost);
   } else if (shape.wanted != 0) {
-    const std::uint32_t n = std::min(shape.wanted, kHeadRows);
-    pass_->run_head(launcher, at, 0, n);
-    copy(staged_logits_.data(), ws_.logits, n * std::size_t{hp_.n_vocab} * sizeof(float),
-         cudaMemcpyDeviceToHost);
+    enqueue_head(launcher, shape, 0, std::min(shape.wanted, kHeadRows));
   }
   return launcher.error;
+}
+
+void CudaSlice::enqueue_head(Launcher& launcher, const CallShape& shape, std::uint32_t first,
+                             std::uint32_t n) {
+  pass_->run_head(launcher, tables(shape), first, n);
+  if (shape.sampled) {
+    launcher.name = "sampling";
+    sample_rows(launcher, ws_.logits, hp_.n_vocab, staged_draws_.data() + first, n,
+                staged_picks_.data());
+  } else if (launcher.error == cudaSuccess) {
+    launcher.error = cudaMemcpyAsync(staged_logits_.data(), ws_.logits,
+                                     n * std::size_t{hp_.n_vocab} * sizeof(float),
+                                     cudaMemcpyDeviceToHost, launcher.stream);
+  }
 }
 
 Result<GraphPtr> CudaSlice::capture(const CallShape& shape) {
@@ -259,7 +292,7 @@ Result<void> CudaSlice::start(const CallShape& shape) {
 }
 
 /// Waits for the call; fetches what is not staged yet.
-Result<void> CudaSlice::finish(const SliceOutput& output) {
+Result<void> CudaSlice::finish(const CallShape& shape, const SliceOutput& output) {
   const auto wait = [&]() -> Result<void> {
     DS4_CUDA_TRY(cudaStreamSynchronize(stream_.get()), "compute a call on the GPU");
     return {};
@@ -269,25 +302,20 @@ Result<void> CudaSlice::finish(const SliceOutput& output) {
     std::memcpy(output.streams.data(), staged_streams_.data(), output.streams.size_bytes());
     return {};
   }
-  const auto wanted = static_cast<std::uint32_t>(call_.wanted.size());
-  const CallTables at = tables({.rows = call_.n()});
-  for (std::uint32_t first = 0; first < wanted; first += kHeadRows) {
-    const std::uint32_t n = std::min(wanted - first, kHeadRows);
-    const std::size_t bytes = n * std::size_t{hp_.n_vocab} * sizeof(float);
+  for (std::uint32_t first = 0; first < shape.wanted; first += kHeadRows) {
+    const std::uint32_t n = std::min(shape.wanted - first, kHeadRows);
     if (first != 0) {
-      Launcher launcher;
-      launcher.stream = stream_.get();
-      launcher.overlap = tuning_.overlap;
-      launcher.observer = tuning_.observer;
-      pass_->run_head(launcher, at, first, n);
+      Launcher launcher = this->launcher();
+      enqueue_head(launcher, shape, first, n);
       DS4_CUDA_TRY(launcher.error, "launch a kernel");
-      DS4_CUDA_TRY(cudaMemcpyAsync(staged_logits_.data(), ws_.logits, bytes, cudaMemcpyDeviceToHost,
-                                   stream_.get()),
-                   "copy logits from the GPU");
       DS4_TRY(wait());
     }
-    std::memcpy(output.logits.data() + std::size_t{first} * hp_.n_vocab, staged_logits_.data(),
-                bytes);
+    if (shape.sampled)
+      std::transform(staged_picks_.data(), staged_picks_.data() + n, output.tokens.begin() + first,
+                     to_token);
+    else
+      std::memcpy(output.logits.data() + std::size_t{first} * hp_.n_vocab, staged_logits_.data(),
+                  n * std::size_t{hp_.n_vocab} * sizeof(float));
   }
   return {};
 }
@@ -296,9 +324,12 @@ Result<void> CudaSlice::compute(const SliceInput& input, const SliceOutput& outp
   stage_tables();
   if (!range_.has_embedding())
     std::memcpy(staged_streams_.data(), input.streams.data(), input.streams.size_bytes());
-  DS4_TRY(start(CallShape::make(hp_, call_.n(), static_cast<std::uint32_t>(call_.wanted.size()),
-                                call_.last_position)));
-  return finish(output);
+  CallShape shape = CallShape::make(hp_, call_.n(), static_cast<std::uint32_t>(call_.wanted.size()),
+                                    call_.last_position);
+  shape.sampled = !output.tokens.empty();
+  if (shape.sampled) stage_draws(input.segments);
+  DS4_TRY(start(shape));
+  return finish(shape, output);
 }
 
 Result<void> CudaSlice::forward(const SliceInput& input, const SliceOutput& output) {

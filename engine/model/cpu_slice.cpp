@@ -9,12 +9,15 @@
 #include "engine/gguf/model_file.h"
 #include "engine/model/batch.h"
 #include "engine/model/blocks.h"
+#include "engine/model/sampling.h"
 #include "engine/model/sessions.h"
 #include "engine/model/weights.h"
 #include "engine/quant/quant.h"
 
 namespace ds4 {
 namespace {
+
+constexpr std::size_t kSampledRows = 16;  // whose logits exist at the same time
 
 /// What the vector kernels rely on beyond what HyperParams::read checks.
 Result<void> check_sizes(const HyperParams& hp, Graph graph) {
@@ -94,7 +97,8 @@ class CpuSlice final : public Slice {
   void run_layer(std::uint32_t index);
   void enter_block(const HyperConnectionWeights& hc, const std::vector<float>& norm);
   void leave_block();
-  void run_head(const HeadWeights& head, float* logits);
+  void run_head(std::span<const std::uint32_t> wanted, float* logits);
+  void sample(std::span<const Segment> segments, std::span<SampledToken> tokens);
 
   std::shared_ptr<const ResidentSlice> resident_;
   const HyperParams hp_;
@@ -106,6 +110,10 @@ class CpuSlice final : public Slice {
   Workspace ws_;
   Batch batch_;
   Sessions sessions_;
+  // Made when the first token is sampled.
+  std::vector<Sampler> samplers_;  // one for each thread
+  std::vector<Draw> draws_;
+  FloatBuffer logits_;  // {kSampledRows, n_vocab}
 };
 
 Result<void> CpuSlice::forward(const SliceInput& input, const SliceOutput& output) {
@@ -116,8 +124,10 @@ Result<void> CpuSlice::forward(const SliceInput& input, const SliceOutput& outpu
   for (std::uint32_t index = 0; index < range_.count(); ++index) run_layer(index);
   if (!range_.output)
     std::copy_n(ws_.streams.data(), output.streams.size(), output.streams.data());
+  else if (!output.tokens.empty())
+    sample(input.segments, output.tokens);
   else if (!batch_.wanted.empty())
-    run_head(*weights_.head, output.logits.data());
+    run_head(batch_.wanted, output.logits.data());
   for (const BatchSegment& segment : batch_.segments) segment.cache->position += segment.count;
   return {};
 }
@@ -190,9 +200,33 @@ void CpuSlice::leave_block() {
   });
 }
 
-/// logits = output . rmsnorm(sum_s w[s] * streams[s]), for the rows that are wanted.
-void CpuSlice::run_head(const HeadWeights& head, float* logits) {
+/// Logits exist for a few rows at a time only.
+void CpuSlice::sample(std::span<const Segment> segments, std::span<SampledToken> tokens) {
+  const std::size_t n_vocab = hp_.n_vocab;
+  if (samplers_.empty()) {
+    samplers_.assign(pool_.size(), Sampler(hp_.n_vocab));
+    logits_ = FloatBuffer(std::min<std::size_t>(kSampledRows, options_.max_rows) * n_vocab);
+    draws_.reserve(options_.max_rows);
+  }
+  draws_.clear();
+  for_wanted(segments, [&](const SamplingParams& params, std::uint32_t position) {
+    draws_.push_back(make_draw(params, position));
+  });
   const std::span<const std::uint32_t> wanted = batch_.wanted;
+  for (std::size_t first = 0; first < wanted.size(); first += kSampledRows) {
+    const std::size_t n = std::min(kSampledRows, wanted.size() - first);
+    run_head(wanted.subspan(first, n), logits_.data());
+    pool_.parallel_for(n, 1, [&](std::size_t begin, std::size_t end, unsigned thread) {
+      for (std::size_t i = begin; i < end; ++i)
+        tokens[first + i] = to_token(
+            samplers_[thread].pick({logits_.data() + i * n_vocab, n_vocab}, draws_[first + i]));
+    });
+  }
+}
+
+/// logits = output . rmsnorm(sum_s w[s] * streams[s]), for the rows that are wanted.
+void CpuSlice::run_head(std::span<const std::uint32_t> wanted, float* logits) {
+  const HeadWeights& head = *weights_.head;
   const auto n = static_cast<std::uint32_t>(wanted.size());
   const auto width = static_cast<std::uint32_t>(ws_.streams.width());
   ws_.act_streams.prepare(pool_, options_.isa, ws_.streams.data(), batch_.n(), width, width);

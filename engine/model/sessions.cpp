@@ -28,12 +28,15 @@ Result<void> check_buffers(const HyperParams& hp, const LayerRange& range, std::
                         std::size_t wanted) -> Result<void> {
     if (found == wanted) return {};
     return fail(ErrorCode::kInvalidArgument,
-                fmt::format("{} of {} floats where this call needs {}", name, found, wanted));
+                fmt::format("{}: {} where this call needs {}", name, found, wanted));
   };
   const std::size_t streams = rows * hp.n_streams * hp.n_embd;
-  DS4_TRY(check("input streams", input.streams.size(), range.has_embedding() ? 0 : streams));
-  DS4_TRY(check("output streams", output.streams.size(), range.output ? 0 : streams));
-  return check("logits", output.logits.size(), wanted_rows * hp.n_vocab);
+  DS4_TRY(
+      check("floats of input streams", input.streams.size(), range.has_embedding() ? 0 : streams));
+  DS4_TRY(check("floats of output streams", output.streams.size(), range.output ? 0 : streams));
+  if (output.tokens.empty()) return check("logits", output.logits.size(), wanted_rows * hp.n_vocab);
+  DS4_TRY(check("logits beside tokens", output.logits.size(), 0));
+  return check("tokens to sample", output.tokens.size(), wanted_rows);
 }
 
 Result<void> check_segment(const Segment& segment, std::uint32_t position, std::uint32_t context,

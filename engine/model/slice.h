@@ -4,8 +4,9 @@
 // It is the seam between the engine and everything above: the agent, ds4-eval and the tests hold a
 // Slice and never see a kernel. Token ids go in (they also travel with the activations, because
 // hash layers route by id), the four residual streams go in unless the slice owns layer 0, and out
-// come streams, or logits if the slice owns the output head. One call takes rows of many sessions
-// at many positions.
+// come streams, or logits if the slice owns the output head, or the tokens sampled from them where
+// they are, so that no logits need to leave the device. One call takes rows of many sessions at
+// many positions.
 //
 // The rule every backend keeps: a row's result depends on that row's session alone, bit for bit.
 // Not on the other rows of the call, nor on how a prompt was cut into calls, nor on the number of
@@ -23,6 +24,7 @@
 #include "engine/base/result.h"
 #include "engine/model/hyper_params.h"
 #include "engine/residency/layer_range.h"
+#include "engine/text/sampler.h"
 
 namespace ds4 {
 
@@ -37,6 +39,7 @@ struct Segment {
   std::uint32_t first_position = 0;
   std::span<const std::int32_t> tokens;
   LogitsWanted logits = LogitsWanted::kNone;  // heeded where the slice owns the output head
+  SamplingParams sampling = {};               // of the wanted rows, where tokens are asked for
 };
 
 /// rows = sum of the segments' tokens, in order. n_streams = HyperParams::n_streams (4).
@@ -48,6 +51,9 @@ struct SliceInput {
 struct SliceOutput {
   std::span<float> streams;  // {rows, n_streams, n_embd}; empty if the slice owns the output head
   std::span<float> logits;   // {wanted rows, n_vocab}; empty unless it does
+  /// {wanted rows}, in place of logits: what Sampler::sample() gives for them, at the position
+  /// behind the row's, bit for bit on every backend.
+  std::span<SampledToken> tokens = {};
 };
 
 /// What a session held, taken out of its slice (Slice::detach_session). Whoever has it may read and

@@ -3,12 +3,15 @@
 // position after a failure gives the same token again.
 //
 // Order: logits / temperature, softmax, then top_k, top_p (of what top_k left) and min_p each cut
-// the tail, and one draw among the rest. Ties are always broken towards the lower id, so that the
-// cut does not depend on how the library sorts. Only as much is sorted as the cuts need.
+// the tail, and one draw among the rest, by ascending id. Ties are always broken towards the lower
+// id, so that a cut does not depend on how the library sorts. All sums are of whole numbers
+// (draw.h), so a GPU that adds in another order draws the same token.
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
+
+#include "engine/text/draw.h"
 
 namespace ds4 {
 
@@ -26,9 +29,14 @@ struct SampledToken {
   float logprob = 0;  // natural log of the softmax at temperature 1, before any truncation
 };
 
-/// Uniform in [0, 1), a multiple of 2^-53: the upper 53 of the first 64 bits (little-endian words)
-/// of Philox4x32-10 with the key `seed` and the counter `position`.
-double uniform_at(std::uint64_t seed, std::uint64_t position);
+/// Uniform in [0, 1) in 2^-53ths: the upper 53 of the first 64 bits (little-endian words) of
+/// Philox4x32-10 with the key `seed` and the counter `position`.
+std::uint64_t uniform_at(std::uint64_t seed, std::uint64_t position);
+
+/// `position` is that of the token to be sampled in its session.
+Draw make_draw(const SamplingParams& params, std::uint64_t position);
+/// Token 0 with logprob NaN if no logit was finite.
+SampledToken to_token(const Pick& pick);
 
 /// Holds scratch memory for one vocabulary: one thread at a time, no allocation after construction.
 class Sampler {
@@ -37,20 +45,20 @@ class Sampler {
   /// `logits` has `vocabulary` values; `position` is the sampled token's position in its session.
   /// Logits that are not finite are never chosen; if none is finite, token 0 with logprob NaN.
   SampledToken sample(std::span<const float> logits, const SamplingParams& params,
-                      std::uint64_t position);
+                      std::uint64_t position) {
+    return to_token(pick(logits, make_draw(params, position)));
+  }
+  Pick pick(std::span<const float> logits, const Draw& draw);
 
  private:
-  std::int32_t draw(std::span<const float> logits, const SamplingParams& params, float peak,
-                    double uniform);
-  void sort_front(std::span<const float> logits, std::size_t from, std::size_t to);
-  void keep_top_k(std::span<const float> logits, std::uint32_t top_k);
-  void weigh(std::span<const float> logits, float temperature, float peak);
-  void keep_top_p(std::span<const float> logits, float top_p);
-  void keep_min_p(float min_p);
+  struct Last;  // of the tokens that a cut keeps
 
-  std::vector<std::uint32_t> order_;  // ids still in play; sorted, most likely first, up to sorted_
-  std::size_t sorted_ = 0;
-  std::vector<float> weights_;  // [vocabulary] relative to the most likely token's 1
+  std::uint32_t choose(std::span<const float> logits, const Draw& draw);
+  void sort_front(std::span<const float> logits, std::size_t from, std::size_t to);
+  Last cut(std::span<const float> logits, const Draw& draw);
+
+  std::vector<std::uint32_t> order_;    // for cuts: the most likely first, as far as it is sorted
+  std::vector<std::uint64_t> weights_;  // [vocabulary] 0 where a logit is not finite
 };
 
 }  // namespace ds4

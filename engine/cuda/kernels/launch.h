@@ -16,6 +16,7 @@
 
 #include "engine/cuda/kernels/quantised_rows.h"
 #include "engine/cuda/kernels/tables.h"
+#include "engine/text/draw.h"
 
 namespace ds4::cuda {
 
@@ -203,3 +204,10 @@ void route(Launcher& launcher, const Sizes& sizes, const float* logits, const fl
            std::uint32_t* row_expert, const Groups& groups, const MixArgs& mix);
 
 }  // namespace ds4::cuda
+// sampling.cu ---------------------------------------------------------------------------------
+
+/// What Sampler::pick() gives for `n` rows of `logits` [n][vocabulary]. `draws` and `picks` may be
+/// in pinned memory of the host: each is read or written once.
+void sample_rows(Launcher& launcher, const float* logits, std::uint32_t vocabulary,
+                 const Draw* draws, std::uint32_t n, Pick* picks);
+

@@ -84,6 +84,21 @@ TEST(Allocation, AWarmSliceAllocatesNothing) {
     ok = ok && run(130) && run(40);
     EXPECT_EQ(allocations.load(), before);
     EXPECT_TRUE(ok);
+    SampledToken token;
+    const auto sample = [&] {
+      const Segment segment{1,
+                            at,
+                            std::span(tokens).subspan(at, 1),
+                            LogitsWanted::kLast,
+                            {.temperature = 1, .top_p = 0.9f, .top_k = 100}};
+      ++at;
+      return slice->forward({{&segment, 1}, {}}, {{}, {}, {&token, 1}}).has_value();
+    };
+    ok = sample();  // makes the samplers
+    const std::size_t with_samplers = allocations.load();
+    for (int i = 0; i < 20; ++i) ok = ok && sample();
+    EXPECT_EQ(allocations.load(), with_samplers);
+    EXPECT_TRUE(ok);
   }
 }
 

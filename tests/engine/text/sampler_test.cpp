@@ -77,21 +77,42 @@ TEST(Philox, GivesThePublishedTestVectors) {
 // Changing these breaks the promise that a replayed position gives the same token on every version.
 TEST(UniformAt, GoldenValues) {
   // From the first published vector: 0xe169c58d6627e8d5 >> 11, over 2^53.
-  EXPECT_EQ(uniform_at(0, 0), static_cast<double>(0xe169c58d6627e8d5u >> 11) / 9007199254740992.0);
-  EXPECT_EQ(uniform_at(1, 0), 0.8946847163350924);
-  EXPECT_EQ(uniform_at(0, 1), 0.36209111566940344);
-  EXPECT_EQ(uniform_at(0xFEDCBA9876543210, 0x123456789ABCDEF0), 0.3792635764023091);
+  constexpr double kUnits = 0x1p53;
+  EXPECT_EQ(uniform_at(0, 0), 0xe169c58d6627e8d5u >> 11);
+  EXPECT_EQ(uniform_at(1, 0), 0.8946847163350924 * kUnits);
+  EXPECT_EQ(uniform_at(0, 1), 0.36209111566940344 * kUnits);
+  EXPECT_EQ(uniform_at(0xFEDCBA9876543210, 0x123456789ABCDEF0), 0.3792635764023091 * kUnits);
 }
 
 TEST(UniformAt, FillsTheUnitIntervalEvenly) {
   std::vector<int> counts(8);
   for (std::uint64_t i = 0; i < kDraws; ++i) {
-    const double u = uniform_at(42, i);
-    ASSERT_GE(u, 0.0);
-    ASSERT_LT(u, 1.0);
-    ++counts[static_cast<std::size_t>(u * 8)];
+    const std::uint64_t u = uniform_at(42, i);
+    ASSERT_LT(u, std::uint64_t{1} << 53);
+    ++counts[u >> 50];
   }
   EXPECT_LT(chi_square(counts, std::vector<double>(8, 1.0 / 8)), kBound);
+}
+
+TEST(Weights, AreTheExponentialToSixDigitsAndExactAtThePeak) {
+  for (const float scale : {kLog2E, 0.3f, 9.0f}) {
+    EXPECT_EQ(weight_of(7.5f, 7.5f, scale), kFullWeight);
+    for (float below = 1e-6f; below < 10; below *= 1.01f) {
+      const double wanted = std::exp2(-double{below} * double{scale});
+      const double found = static_cast<double>(weight_of(-below, 0, scale)) / kFullWeight;
+      // Seven digits of y <= 40, of the series, and what is rounded down.
+      EXPECT_NEAR(found / wanted, 1, 5e-6 + 0x1p-40 / wanted) << below << " * " << scale;
+    }
+  }
+}
+
+TEST(Weights, AreNothingFarBelowThePeakAndNeverMoreThanThePeaks) {
+  EXPECT_EQ(weight_of(-40.5f, 0, 1), 0);
+  EXPECT_EQ(weight_of(-kLargestFloat, kLargestFloat, kLargestFloat), 0);
+  EXPECT_EQ(weight_of(-kLargestFloat, kLargestFloat, 0), kFullWeight);
+  EXPECT_GT(weight_of(-39.9f, 0, 1), 0);
+  for (float below = 1; below > 1e-9f; below *= 0.99f)
+    EXPECT_LE(weight_of(-below, 0, 1), kFullWeight) << below;
 }
 
 TEST(Sampler, GreedyTakesTheLargestAndTheLowerIdOfEquals) {
