@@ -203,7 +203,6 @@ void route(Launcher& launcher, const Sizes& sizes, const float* logits, const fl
            const std::int32_t* token_experts, const RowEntry* rows, std::uint32_t n,
            std::uint32_t* row_expert, const Groups& groups, const MixArgs& mix);
 
-}  // namespace ds4::cuda
 // sampling.cu ---------------------------------------------------------------------------------
 
 /// What Sampler::pick() gives for `n` rows of `logits` [n][vocabulary]. `draws` and `picks` may be
@@ -211,3 +210,4 @@ void route(Launcher& launcher, const Sizes& sizes, const float* logits, const fl
 void sample_rows(Launcher& launcher, const float* logits, std::uint32_t vocabulary,
                  const Draw* draws, std::uint32_t n, Pick* picks);
 
+}  // namespace ds4::cuda
