@@ -4,8 +4,8 @@
 # Boots a real systemd as PID 1 of a fresh minimal Debian, runs SCRIPT there as root once the
 # system is up, streams its output, powers the system off and exits with SCRIPT's status.
 # Inside, the packages are /boot-test/packages/*.deb (not installed; their Depends are, but for
-# those on one another), and the script is /boot-test/script. Other exit statuses: 124 time bound hit,
-# 125 no system or no report.
+# those on one another), and the script is /boot-test/script. Files that are no .deb lie there, too.
+# Other exit statuses: 124 time bound hit, 125 no system or no report.
 #
 # BOOT_METHOD    nspawn: a container, up in a second; needs debootstrap, systemd-container.
 #                vm: qemu without KVM, up in about 15 s; needs debootstrap, e2fsprogs,
@@ -35,6 +35,7 @@ mapfile -t debs < <(realpath "${@:1:$#-1}")
 # --- the prepared system: one for each release, method and set of dependencies ---------------
 deps='' own=''
 for deb in "${debs[@]}"; do
+  [[ $deb == *.deb ]] || continue
   deps+=", $(dpkg-deb -W --showformat='${Pre-Depends}, ${Depends}' "$deb")"
   own+="|$(dpkg-deb -W --showformat='${Package}' "$deb")"
 done

@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 
 /// Keys whose default is found out at run time: the file shows an example. And those that the file
 /// sets.
-const std::set<std::string> kExamples = {"name", "client.group"};
+const std::set<std::string> kExamples = {"name", "client.group", "kv.directory"};
 const std::set<std::string> kSet = {"model", "standalone"};
 
 std::string read(const std::string& path) {

@@ -5,7 +5,7 @@
 settings=/etc/ds4d/ds4d.toml.d/test.toml
 
 begin() { cursor=$(journalctl --no-pager -u ds4d -n 0 --show-cursor | sed -n 's/^-- cursor: //p'); }
-journal_since() { journal --after-cursor="$cursor"; }
+since() { journal --after-cursor="$cursor" | grep -- "$1"; } # TEXT
 # restarted_with LINE...: the service, asked to restart with these settings.
 restarted_with() {
   printf '%s\n' "$@" >"$settings"
@@ -16,9 +16,8 @@ restarted_with() {
 told() {
   local pattern
   pattern=$(sed 's/[][\\.*^$]/\\&/g; s/\\\.\\\.\\\./.*/g' <<<"$1")
-  eventually 30 bash -c "journalctl --no-pager -u ds4d -o cat --after-cursor='$cursor' | grep -- \"\$1\"" - "$pattern" ||
-    fail "the journal does not say: $1"
-  saw "$(journal_since | grep -- "$pattern" | tail -n 1)"
+  eventually 30 since "$pattern" || fail "the journal does not say: $1"
+  saw "$(since "$pattern" | tail -n 1)"
   documented "$1"
 }
 recovers() {
