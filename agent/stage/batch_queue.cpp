@@ -25,11 +25,10 @@ Piece split(Piece& rest, std::uint32_t rows) {
 
 }  // namespace
 
-BatchQueue::BatchQueue(std::uint32_t max_rows, std::uint32_t prefill_rows)
-    : max_rows_(std::clamp(max_rows, 1U, wire::kMaxFrameTokens)),
-      prefill_rows_(std::clamp(prefill_rows, 1U, max_rows_)) {}
+BatchQueue::BatchQueue(std::uint32_t max_rows)
+    : max_rows_(std::clamp(max_rows, 1U, wire::kMaxFrameTokens)) {}
 
-void BatchQueue::push(wire::WorkFrame frame) {
+void BatchQueue::push(wire::WorkFrame frame, std::chrono::steady_clock::time_point arrived) {
   std::shared_ptr<const std::vector<float>> streams;
   if (!frame.streams.empty()) {
     streams = std::make_shared<const std::vector<float>>(std::move(frame.streams));
@@ -38,9 +37,10 @@ void BatchQueue::push(wire::WorkFrame frame) {
   for (wire::WorkItem& item : frame.items) {
     const std::size_t rows = item.tokens.size();
     const std::uint64_t session = item.session;
-    append(session, Piece{std::move(item), streams, row});
+    append(session, Piece{std::move(item), streams, row, arrived});
     row += rows;
   }
+  waiting_rows_ += row;
 }
 
 void BatchQueue::push_close(std::uint64_t session) {
@@ -118,6 +118,7 @@ void BatchQueue::release_target(const wire::ForkItem& fork) {
 Piece BatchQueue::take_rows(std::uint64_t session, std::uint32_t rows) {
   Line& line = sessions_.at(session);
   Piece& head = std::get<Piece>(line.front());
+  waiting_rows_ -= std::min(rows, rows_of(head));
   if (rows < rows_of(head)) return split(head, rows);
   Piece whole = std::move(head);
   line.pop_front();
@@ -131,18 +132,19 @@ std::uint32_t BatchQueue::decode_rows() {
   return prefill_turn_ ? max_rows_ - 1 : max_rows_;
 }
 
-std::vector<Piece> BatchQueue::take_batch() {
+std::vector<Piece> BatchQueue::take_batch(const BatchBounds& bounds) {
   std::vector<Piece> batch;
   std::vector<std::uint64_t> taken;
   std::uint32_t rows = 0;
-  const std::uint32_t most_decodes = std::min(decode_rows(), wire::kMaxItems - 1);
+  const std::uint32_t most_decodes =
+      std::min({decode_rows(), bounds.decode_rows, wire::kMaxItems - 1});
   while (!decodes_.empty() && rows < most_decodes) {
     taken.push_back(decodes_.front());
     decodes_.pop_front();
     batch.push_back(take_rows(taken.back(), 1));
     ++rows;
   }
-  const std::uint32_t end = rows + std::min(prefill_rows_, max_rows_ - rows);
+  const std::uint32_t end = rows + std::min(bounds.prefill_rows, max_rows_ - rows);
   while (!prefills_.empty() && rows < end && batch.size() < wire::kMaxItems) {
     taken.push_back(prefills_.front());
     prefills_.pop_front();

@@ -9,6 +9,9 @@
 namespace ds4::agent {
 namespace {
 
+/// With sessions open, a longer pause means that nobody is asking, not that work is elsewhere.
+constexpr std::chrono::seconds kLongestWait{2};
+
 std::size_t rows_of(const wire::WorkItem& item) {
   return item.tokens.size();
 }
@@ -23,21 +26,18 @@ std::uint32_t end_of(const wire::WorkItem& item) {
   return item.first_position + static_cast<std::uint32_t>(item.tokens.size());
 }
 
-std::uint32_t prefill_rows(const StageOptions& options, std::uint32_t max_rows) {
-  return options.prefill_rows_per_batch == 0 ? max_rows : options.prefill_rows_per_batch;
-}
-
 }  // namespace
 
 Runner::Runner(Slice& slice, const StagePlace& place, const StageOptions& options)
     : slice_(slice),
       place_(place),
-      idle_after_(options.idle_after),
       floats_per_row_(std::size_t{slice.params().n_streams} * slice.params().n_embd),
-      queue_(slice.max_rows(), prefill_rows(options, slice.max_rows())) {
+      clock_(options.clock),
+      queue_(slice.max_rows()),
+      planner_(place, slice.max_rows(), options.decode_wait),
+      held_(slice, options) {
   assert(slice.range().has_embedding() == (place.index == 0));
   assert(slice.range().output == is_last());
-  if (is_last()) sampler_.emplace(slice.params().n_vocab);
 }
 
 bool Runner::streams_fit(const wire::WorkFrame& frame) const {
@@ -47,7 +47,7 @@ bool Runner::streams_fit(const wire::WorkFrame& frame) const {
   return frame.streams.size() == expected;
 }
 
-void Runner::accept(wire::WorkFrame frame, std::vector<Outgoing>& out) {
+void Runner::accept(wire::WorkFrame frame, std::vector<Outgoing>& out, TimePoint arrived) {
   // An item that no stage awaits can neither be answered nor refused.
   std::size_t unanswerable = 0;
   for (const wire::WorkItem& item : frame.items) unanswerable += item.entry >= place_.count;
@@ -59,7 +59,11 @@ void Runner::accept(wire::WorkFrame frame, std::vector<Outgoing>& out) {
     }
     return;
   }
-  queue_.push(std::move(frame));
+  queue_.push(std::move(frame), arrived);
+}
+
+void Runner::note_pause(std::chrono::nanoseconds time) {
+  if (!held_.empty() && time < kLongestWait) work_.wait += time;
 }
 
 void Runner::accept(const wire::CloseFrame& frame) {
@@ -75,27 +79,31 @@ void Runner::accept(const wire::ForkFrame& frame) {
 void Runner::step(std::vector<Outgoing>& out, TimePoint now) {
   close_due(out);
   fork_due(out, now);
-  std::vector<Piece> batch = queue_.take_batch();
+  std::vector<Piece> batch = queue_.take_batch(planner_.plan(queue_, now));
   std::vector<Piece> admitted;
   admitted.reserve(batch.size());
   for (Piece& piece : batch) {
-    if (const auto ok = admit(piece.item, now); !ok) {
+    if (const auto ok = held_.admit(piece.item, now); !ok) {
       fail_session(piece.item.session, piece.item.entry, ok.error(), out);
     } else {
+      work_.queue += now - piece.arrived;
+      ++work_.queue_items;
       admitted.push_back(std::move(piece));
     }
   }
   if (!admitted.empty()) run(admitted, out);
+  held_.put_away_idle(now);
 }
 
 void Runner::close_due(std::vector<Outgoing>& out) {
   const std::vector<std::uint64_t> due = queue_.take_closes();
+  planner_.forget(due);
   for (std::size_t begin = 0; begin < due.size(); begin += wire::kMaxItems) {
     const std::size_t end = std::min(due.size(), begin + wire::kMaxItems);
     wire::CloseFrame frame;
     frame.epoch = place_.epoch;
     frame.sessions.assign(due.begin() + begin, due.begin() + end);
-    for (const std::uint64_t session : frame.sessions) forget(session);
+    for (const std::uint64_t session : frame.sessions) held_.forget(session);
     if (!is_last()) out.push_back({place_.index + 1, std::move(frame)});
   }
 }
@@ -109,7 +117,7 @@ void Runner::fork_due(std::vector<Outgoing>& out, TimePoint now) {
     onward.items.clear();
   };
   for (const wire::ForkItem& item : queue_.take_forks()) {
-    if (const auto copied = fork(item, now); !copied) {
+    if (const auto copied = held_.fork(item, now); !copied) {
       fail_session(item.target, item.entry, copied.error(), out);
       continue;
     }
@@ -119,71 +127,8 @@ void Runner::fork_due(std::vector<Outgoing>& out, TimePoint now) {
   pass_on();
 }
 
-Result<void> Runner::fork(const wire::ForkItem& item, TimePoint now) {
-  const auto source = places_.find(item.source);
-  if (source == places_.end() || source->second.position != item.position ||
-      source->second.hash != item.prefix_hash) {
-    return fail(ErrorCode::kMismatch, "the session to be copied is not held here as it was named");
-  }
-  if (places_.contains(item.target)) {
-    return fail(ErrorCode::kMismatch, "the copy's name is in use here");
-  }
-  source->second.last_used = now;
-  auto copied = slice_.fork_session(item.source, item.target);
-  while (!copied && copied.error().code == ErrorCode::kResourceExhausted &&
-         forget_an_idle_session(now) && places_.contains(item.source)) {
-    copied = slice_.fork_session(item.source, item.target);
-  }
-  if (copied) places_.emplace(item.target, Place{item.position, item.prefix_hash, now});
-  return copied;
-}
-
-Result<void> Runner::admit(const wire::WorkItem& item, TimePoint now) {
-  if (item.first_position == 0) return open(item, now);
-  const auto found = places_.find(item.session);
-  if (found == places_.end()) {
-    return fail(ErrorCode::kMismatch,
-                fmt::format("the session is not held here, but its work begins at position {}",
-                            item.first_position));
-  }
-  if (found->second.position != item.first_position) {
-    return fail(ErrorCode::kMismatch,
-                fmt::format("the session is at position {}, but its work begins at {}",
-                            found->second.position, item.first_position));
-  }
-  if (found->second.hash != item.prefix_hash) {
-    return fail(ErrorCode::kMismatch,
-                fmt::format("the session's {} tokens here are not the ones its work continues",
-                            item.first_position));
-  }
-  found->second.last_used = now;
-  return {};
-}
-
-Result<void> Runner::open(const wire::WorkItem& item, TimePoint now) {
-  forget(item.session);  // a replay begins again with an empty cache
-  if (item.prefix_hash != 0) {
-    return fail(ErrorCode::kMismatch, "work at position 0 claims a prefix");
-  }
-  auto opened = slice_.open_session(item.session, item.context);
-  while (!opened && opened.error().code == ErrorCode::kResourceExhausted &&
-         forget_an_idle_session(now)) {
-    opened = slice_.open_session(item.session, item.context);
-  }
-  if (opened) places_.emplace(item.session, Place{0, 0, now});
-  return opened;
-}
-
-bool Runner::forget_an_idle_session(TimePoint now) {
-  const auto oldest = std::min_element(
-      places_.begin(), places_.end(),
-      [](const auto& a, const auto& b) { return a.second.last_used < b.second.last_used; });
-  if (oldest == places_.end() || now - oldest->second.last_used < idle_after_) return false;
-  forget(oldest->first);
-  return true;
-}
-
 void Runner::run(std::span<Piece> pieces, std::vector<Outgoing>& out) {
+  const TimePoint begin = clock_();
   if (const auto ok = forward(pieces); !ok) {
     // No cache has changed. Halving finds the piece that the slice refuses; the others still run.
     if (pieces.size() == 1) {
@@ -195,11 +140,10 @@ void Runner::run(std::span<Piece> pieces, std::vector<Outgoing>& out) {
     return;
   }
   advance(pieces);
-  if (is_last()) {
-    answer(pieces, out);
-  } else {
-    pass_on(pieces, out);
-  }
+  if (is_last()) answer(pieces, out);
+  const TimePoint end = clock_();
+  planner_.ran(pieces, end - begin, end);
+  if (!is_last()) pass_on(pieces, out);
 }
 
 std::span<const float> Runner::gather_streams(std::span<const Piece> pieces, std::size_t rows) {
@@ -225,29 +169,32 @@ Result<void> Runner::forward(std::span<const Piece> pieces) {
     const bool sample = is_last() && piece.item.sample.has_value();
     wanted += sample;
     segments_.push_back({piece.item.session, piece.item.first_position, piece.item.tokens,
-                         sample ? LogitsWanted::kLast : LogitsWanted::kNone});
+                         sample ? LogitsWanted::kLast : LogitsWanted::kNone,
+                         piece.item.sample.value_or(SamplingParams{})});
   }
   const std::size_t rows = rows_of(pieces);
   SliceOutput output;
   if (is_last()) {
-    const std::size_t floats = wanted * slice_.params().n_vocab;
-    if (logits_.size() < floats) logits_.resize(floats);
-    output.logits = std::span(logits_).first(floats);
+    tokens_.resize(wanted);
+    output.tokens = tokens_;
   } else {
     streams_out_.resize(rows * floats_per_row_);
     output.streams = streams_out_;
   }
-  return slice_.forward({segments_, gather_streams(pieces, rows)}, output);
+  const SliceInput input{segments_, gather_streams(pieces, rows)};
+  const TimePoint begin = clock_();
+  auto done = slice_.forward(input, output);
+  work_.compute += clock_() - begin;
+  return done;
 }
 
 void Runner::advance(std::span<const Piece> pieces) {
   for (const Piece& piece : pieces) {
-    Place& place = places_.at(piece.item.session);
-    place.position = end_of(piece.item);
-    place.hash = wire::extend_hash(place.hash, piece.item.tokens);
+    held_.advance(piece.item);
+    const std::size_t rows = rows_of(piece.item);
+    (rows == 1 ? work_.decode_rows : work_.prefill_rows) += rows;
   }
-  rows_done_ += rows_of(pieces);
-  ++batches_;
+  ++work_.batches;
 }
 
 void Runner::pass_on(std::span<Piece> pieces, std::vector<Outgoing>& out) {
@@ -260,18 +207,17 @@ void Runner::pass_on(std::span<Piece> pieces, std::vector<Outgoing>& out) {
 }
 
 void Runner::answer(std::span<const Piece> pieces, std::vector<Outgoing>& out) {
-  const std::size_t n_vocab = slice_.params().n_vocab;
-  std::size_t wanted = 0;
+  auto sampled = tokens_.begin();
   std::vector<wire::TokenFrame> by_entry(place_.count);
   for (const Piece& piece : pieces) {
     wire::Outcome outcome;
     outcome.session = piece.item.session;
     outcome.position = end_of(piece.item);
     if (piece.item.sample) {
-      const auto logits = std::span<const float>(logits_).subspan(n_vocab * wanted++, n_vocab);
-      const SampledToken sampled = sampler_->sample(logits, *piece.item.sample, outcome.position);
-      outcome.token = sampled.token;
-      outcome.logprob = sampled.logprob;
+      outcome.token = sampled->token;
+      outcome.logprob = sampled->logprob;
+      ++sampled;
+      ++work_.tokens;
     }
     by_entry[piece.item.entry].outcomes.push_back(outcome);
   }
@@ -284,7 +230,7 @@ void Runner::answer(std::span<const Piece> pieces, std::vector<Outgoing>& out) {
 
 void Runner::fail_session(std::uint64_t session, std::uint32_t entry, const Error& error,
                           std::vector<Outgoing>& out) {
-  forget(session);
+  held_.forget(session);
   wire::ErrorFrame frame;
   frame.epoch = place_.epoch;
   frame.stage = place_.index;
@@ -293,10 +239,6 @@ void Runner::fail_session(std::uint64_t session, std::uint32_t entry, const Erro
   frame.message =
       fmt::format("stage {} ({}): {}", place_.index, slice_.range().to_string(), error.message);
   out.push_back({entry, std::move(frame)});
-}
-
-void Runner::forget(std::uint64_t session) {
-  if (places_.erase(session) > 0) slice_.close_session(session);
 }
 
 }  // namespace ds4::agent

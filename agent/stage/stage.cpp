@@ -16,7 +16,12 @@
 namespace ds4::agent {
 namespace {
 
-using Inbound = std::variant<wire::WorkFrame, wire::CloseFrame, wire::ForkFrame>;
+using Clock = std::chrono::steady_clock;
+
+struct Inbound {
+  std::variant<wire::WorkFrame, wire::CloseFrame, wire::ForkFrame> frame;
+  Clock::time_point arrived = Clock::now();
+};
 
 UniqueFd make_event() {
   const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -43,13 +48,12 @@ struct Stage::Impl {
     thread.join();
   }
 
-  void submit(Inbound frame) {
+  void submit(Inbound inbound) {
     {
       const std::lock_guard lock(mutex);
-      inbox.push_back(std::move(frame));
       // An engine thread that never comes for its work is as hung as one that never ends it.
-      if (stats.busy_since == std::chrono::steady_clock::time_point{})
-        stats.busy_since = std::chrono::steady_clock::now();
+      if (stats.busy_since == Clock::time_point{}) stats.busy_since = inbound.arrived;
+      inbox.push_back(std::move(inbound));
     }
     wake.notify_one();
   }
@@ -59,9 +63,9 @@ struct Stage::Impl {
     std::vector<Inbound> taken;
     std::vector<Outgoing> out;
     while (take_inbox(taken)) {
-      for (Inbound& frame : taken) accept(std::move(frame), out);
+      for (Inbound& inbound : taken) accept(std::move(inbound), out);
       taken.clear();
-      runner.step(out, std::chrono::steady_clock::now());
+      runner.step(out, Clock::now());
       publish(out);
     }
   }
@@ -71,32 +75,43 @@ struct Stage::Impl {
     std::unique_lock lock(mutex);
     if (runner.idle() && inbox.empty()) {
       stats.busy_since = {};
-      wake.wait(lock, [this] { return stopping || !inbox.empty(); });
+      const auto idle_since = Clock::now();
+      const auto wanted = [this] { return stopping || !inbox.empty(); };
+      if (const auto look = runner.next_look()) {
+        wake.wait_until(lock, *look, wanted);
+      } else {
+        wake.wait(lock, wanted);
+      }
+      runner.note_pause(Clock::now() - idle_since);
     }
     if (stopping) return false;
     std::swap(taken, inbox);
-    stats.busy_since = std::chrono::steady_clock::now();
+    stats.busy_since = Clock::now();
     return true;
   }
 
-  void accept(Inbound frame, std::vector<Outgoing>& out) {
-    if (auto* work_frame = std::get_if<wire::WorkFrame>(&frame)) {
-      runner.accept(std::move(*work_frame), out);
-    } else if (const auto* close = std::get_if<wire::CloseFrame>(&frame)) {
+  void accept(Inbound inbound, std::vector<Outgoing>& out) {
+    if (auto* work_frame = std::get_if<wire::WorkFrame>(&inbound.frame)) {
+      runner.accept(std::move(*work_frame), out, inbound.arrived);
+    } else if (const auto* close = std::get_if<wire::CloseFrame>(&inbound.frame)) {
       runner.accept(*close);
     } else {
-      runner.accept(std::get<wire::ForkFrame>(frame));
+      runner.accept(std::get<wire::ForkFrame>(inbound.frame));
     }
   }
 
   void publish(std::vector<Outgoing>& out) {
     const std::uint64_t kv_bytes = slice->kv_bytes();
+    const KvStoreStats stored = runner.stored();
+    const auto made = Clock::now();
+    for (Outgoing& outgoing : out) outgoing.made = made;
     {
       const std::lock_guard lock(mutex);
       stats.sessions = runner.sessions();
       stats.kv_bytes = kv_bytes;
-      stats.rows_done = runner.rows_done();
-      stats.batches = runner.batches();
+      stats.stored = stored;
+      stats.waiting_rows = runner.waiting_rows();
+      stats.work = runner.work();
       std::move(out.begin(), out.end(), std::back_inserter(outbox));
     }
     if (out.empty()) return;
@@ -139,15 +154,15 @@ std::uint64_t Stage::floats_per_row() const {
 }
 
 void Stage::submit(wire::WorkFrame frame) {
-  if (frame.epoch == impl_->place.epoch) impl_->submit(std::move(frame));
+  if (frame.epoch == impl_->place.epoch) impl_->submit({std::move(frame)});
 }
 
 void Stage::submit(wire::CloseFrame frame) {
-  if (frame.epoch == impl_->place.epoch) impl_->submit(std::move(frame));
+  if (frame.epoch == impl_->place.epoch) impl_->submit({std::move(frame)});
 }
 
 void Stage::submit(wire::ForkFrame frame) {
-  if (frame.epoch == impl_->place.epoch) impl_->submit(std::move(frame));
+  if (frame.epoch == impl_->place.epoch) impl_->submit({std::move(frame)});
 }
 
 int Stage::event_fd() const {

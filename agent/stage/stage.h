@@ -15,10 +15,12 @@
 // Thread rule: all public calls from the main loop's thread.
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <variant>
 #include <vector>
 
+#include "agent/stage/kv_store.h"
 #include "agent/wire/frame.h"
 #include "engine/base/result.h"
 #include "engine/model/slice.h"
@@ -38,23 +40,50 @@ struct Outgoing {
   std::variant<wire::WorkFrame, wire::TokenFrame, wire::CloseFrame, wire::ForkFrame,
                wire::ErrorFrame>
       frame;
+  std::chrono::steady_clock::time_point made{};  // when the batch that it came of had ended
+};
+
+/// Where caches of idle sessions are put away; see kv_store.h.
+struct KvDiskOptions {
+  std::shared_ptr<const KvDirectory> directory;  // null: nowhere
+  std::uint64_t most_bytes = 0;                  // on disk; 0: nowhere
+  std::chrono::milliseconds after{0};  // idle for so long; 0: only when memory is used up
+  std::uint64_t maker = 0;             // kv_maker() of the slice
 };
 
 struct StageOptions {
-  /// Of the rows of one batch, the most that items longer than one token take; 0: all. Bounds how
-  /// long a decode step waits for the batch before its own.
-  std::uint32_t prefill_rows_per_batch = 0;
+  /// How much later a token may come because of other sessions' prompts, over all stages together
+  /// (batch_planner.h); 0: as it happens.
+  std::chrono::milliseconds decode_wait{100};
   /// When the memory for caches is used up, sessions without work for this long lose theirs,
   /// longest first, before a new one is refused. Entries replay what they still want, and caches
   /// whose closing was lost with some peer do not stay for ever.
   std::chrono::milliseconds idle_after{60'000};
+  KvDiskOptions disk{};
+  /// By which batches are timed.
+  std::function<std::chrono::steady_clock::time_point()> clock = std::chrono::steady_clock::now;
+};
+
+/// What the engine thread has done; wire::StageFigures says what each is.
+struct StageWork {
+  std::uint64_t batches = 0;
+  std::uint64_t decode_rows = 0;
+  std::uint64_t prefill_rows = 0;
+  std::uint64_t tokens = 0;
+  std::uint64_t queue_items = 0;
+  std::chrono::nanoseconds compute{};
+  std::chrono::nanoseconds wait{};
+  std::chrono::nanoseconds queue{};
+
+  std::uint64_t rows() const { return decode_rows + prefill_rows; }
 };
 
 struct StageStats {
   std::uint64_t sessions = 0;
   std::uint64_t kv_bytes = 0;
-  std::uint64_t rows_done = 0;
-  std::uint64_t batches = 0;
+  std::uint64_t waiting_rows = 0;
+  KvStoreStats stored;  // sessions put away, which are not in the figures above
+  StageWork work;
   /// Since when the engine thread has been running one batch, or has been wanted for one; zero when
   /// it is idle. For a watchdog.
   std::chrono::steady_clock::time_point busy_since{};

@@ -37,7 +37,7 @@ std::vector<std::pair<std::uint64_t, std::size_t>> shape(const std::vector<Piece
 using Rows = std::pair<std::uint64_t, std::size_t>;
 
 TEST(BatchQueue, EverythingWaitingBecomesOneBatch) {
-  BatchQueue queue(64, 64);
+  BatchQueue queue(64);
   push(queue, {item(1, 0, 10), item(2, 5, 1)});
   push(queue, {item(3, 0, 20)});
   EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{2, 1}, Rows{1, 10}, Rows{3, 20}));
@@ -46,14 +46,14 @@ TEST(BatchQueue, EverythingWaitingBecomesOneBatch) {
 }
 
 TEST(BatchQueue, DecodeRowsComeBeforePrefillThatCameEarlier) {
-  BatchQueue queue(8, 8);
+  BatchQueue queue(8);
   push(queue, {item(1, 0, 100)});
   push(queue, {item(2, 5, 1), item(3, 9, 1)});
   EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{2, 1}, Rows{3, 1}, Rows{1, 6}));
 }
 
 TEST(BatchQueue, ASessionIsOnceInABatchAndKeepsItsOrder) {
-  BatchQueue queue(64, 64);
+  BatchQueue queue(64);
   push(queue, {item(1, 0, 4), item(1, 4, 1), item(1, 5, 3), item(2, 0, 2)});
   EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 4}, Rows{2, 2}));
   const auto second = queue.take_batch();
@@ -64,7 +64,7 @@ TEST(BatchQueue, ASessionIsOnceInABatchAndKeepsItsOrder) {
 }
 
 TEST(BatchQueue, ALongItemIsCutIntoPartsThatContinueEachOther) {
-  BatchQueue queue(4, 4);
+  BatchQueue queue(4);
   wire::WorkItem whole = item(1, 20, 10, /*sample=*/true);
   whole.prefix_hash = 77;
   wire::WorkFrame frame{1, {item(2, 0, 3), whole}, std::vector<float>(13 * 2)};
@@ -91,14 +91,15 @@ TEST(BatchQueue, ALongItemIsCutIntoPartsThatContinueEachOther) {
 }
 
 TEST(BatchQueue, PrefillTakesNoMoreThanItsShare) {
-  BatchQueue queue(64, 10);
+  BatchQueue queue(64);
   push(queue, {item(1, 0, 7), item(2, 0, 7), item(3, 3, 1)});
-  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{3, 1}, Rows{1, 7}, Rows{2, 3}));
+  EXPECT_THAT(shape(queue.take_batch({.prefill_rows = 10})),
+              ElementsAre(Rows{3, 1}, Rows{1, 7}, Rows{2, 3}));
   EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{2, 4}));
 }
 
 TEST(BatchQueue, PrefillsTakeTurns) {
-  BatchQueue queue(4, 4);
+  BatchQueue queue(4);
   push(queue, {item(1, 0, 8), item(2, 0, 8)});
   EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 4}));
   EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{2, 4}));
@@ -107,7 +108,7 @@ TEST(BatchQueue, PrefillsTakeTurns) {
 }
 
 TEST(BatchQueue, DecodesBeyondTheRowsTakeTurns) {
-  BatchQueue queue(2, 2);
+  BatchQueue queue(2);
   push(queue, {item(1, 5, 1), item(2, 5, 1), item(3, 5, 1)});
   EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 1}, Rows{2, 1}));
   push(queue, {item(1, 6, 1), item(2, 6, 1)});
@@ -116,7 +117,7 @@ TEST(BatchQueue, DecodesBeyondTheRowsTakeTurns) {
 
 TEST(BatchQueue, PrefillIsNotStarvedByDecodes) {
   for (const std::uint32_t max_rows : {1U, 2U, 7U, 8U, 16U}) {
-    BatchQueue queue(max_rows, max_rows);
+    BatchQueue queue(max_rows);
     push(queue, {item(1000, 0, 5)});
     std::size_t prefilled = 0;
     std::size_t decoded = 0;
@@ -136,13 +137,14 @@ TEST(BatchQueue, PrefillIsNotStarvedByDecodes) {
 
 TEST(BatchQueue, NeverMoreRowsThanAllowed) {
   for (const std::uint32_t max_rows : {1U, 3U, 8U, 33U}) {
-    BatchQueue queue(max_rows, std::max(1U, max_rows / 2));
+    BatchQueue queue(max_rows);
+    const BatchBounds bounds{.prefill_rows = std::max(1U, max_rows / 2)};
     for (std::uint64_t session = 1; session <= 40; ++session) {
       push(queue, {item(session, 0, session % 3 == 0 ? 1 : session)});
     }
     while (!queue.empty()) {
       std::size_t rows = 0;
-      const auto batch = queue.take_batch();
+      const auto batch = queue.take_batch(bounds);
       ASSERT_FALSE(batch.empty());
       for (const Piece& piece : batch) rows += piece.item.tokens.size();
       EXPECT_LE(rows, max_rows);
@@ -151,7 +153,7 @@ TEST(BatchQueue, NeverMoreRowsThanAllowed) {
 }
 
 TEST(BatchQueue, ABatchFitsOneFrame) {
-  BatchQueue queue(5000, 5000);
+  BatchQueue queue(5000);
   for (std::uint64_t session = 0; session < 3000; ++session) {
     push(queue, {item(session, 0, session % 2 == 0 ? 1 : 2)});
   }
@@ -165,7 +167,7 @@ TEST(BatchQueue, ABatchFitsOneFrame) {
 }
 
 TEST(BatchQueue, AClosingWaitsForTheWorkBeforeIt) {
-  BatchQueue queue(4, 4);
+  BatchQueue queue(4);
   push(queue, {item(1, 0, 6)});
   queue.push_close(1);
   queue.push_close(2);
@@ -181,7 +183,7 @@ TEST(BatchQueue, AClosingWaitsForTheWorkBeforeIt) {
 }
 
 TEST(BatchQueue, ClosingTwiceIsTakenTwice) {
-  BatchQueue queue(4, 4);
+  BatchQueue queue(4);
   queue.push_close(1);
   queue.push_close(1);
   EXPECT_THAT(queue.take_closes(), ElementsAre(1, 1));
@@ -189,7 +191,7 @@ TEST(BatchQueue, ClosingTwiceIsTakenTwice) {
 }
 
 TEST(BatchQueue, AForkWaitsForItsSourcesWorkAndTheTargetsWorkWaitsForIt) {
-  BatchQueue queue(4, 4);
+  BatchQueue queue(4);
   push(queue, {item(1, 0, 6)});
   queue.push_fork({1, 2, 0, 6, 0});
   push(queue, {item(1, 6, 1), item(2, 6, 1)});
@@ -203,7 +205,7 @@ TEST(BatchQueue, AForkWaitsForItsSourcesWorkAndTheTargetsWorkWaitsForIt) {
 }
 
 TEST(BatchQueue, ForksToAndFroNeverWaitForEachOther) {
-  BatchQueue queue(4, 4);
+  BatchQueue queue(4);
   queue.push_fork({1, 2, 0, 6, 0});
   queue.push_fork({2, 1, 0, 6, 0});
   queue.push_close(1);

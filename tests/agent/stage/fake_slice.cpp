@@ -95,6 +95,38 @@ Result<void> FakeSlice::fork_session(SessionId source, SessionId target) {
   return {};
 }
 
+namespace {
+
+struct DetachedLayers final : DetachedSession {
+  std::vector<std::uint32_t> layers;
+  std::vector<std::span<const std::byte>> pieces() const override {
+    const auto bytes = std::as_bytes(std::span(layers));
+    return {bytes.first(4), bytes.subspan(4)};
+  }
+};
+
+}  // namespace
+
+Result<std::unique_ptr<DetachedSession>> FakeSlice::detach_session(SessionId session) {
+  if (!options_.hands_out) return Slice::detach_session(session);
+  const auto found = caches_.find(session);
+  if (found == caches_.end()) return fail(ErrorCode::kNotFound, "no such session");
+  auto detached = std::make_unique<DetachedLayers>();
+  detached->layers = std::move(found->second.layers);
+  caches_.erase(found);
+  return detached;
+}
+
+Result<void> FakeSlice::restore_session(SessionId session, std::uint32_t context,
+                                        std::uint32_t position, const SessionSource& source) {
+  DS4_TRY(open_session(session, context));
+  Cache& cache = caches_.at(session);
+  cache.position = position;
+  auto filled = source(std::as_writable_bytes(std::span(cache.layers)));
+  if (!filled) caches_.erase(session);
+  return filled;
+}
+
 Result<std::uint32_t> FakeSlice::position(SessionId session) const {
   const auto found = caches_.find(session);
   if (found == caches_.end()) return fail(ErrorCode::kNotFound, "no such session");
@@ -125,10 +157,13 @@ Result<void> FakeSlice::check(const SliceInput& input, const SliceOutput& output
     rows += segment.tokens.size();
     wanted += segment.logits == LogitsWanted::kLast;
   }
-  const bool sizes_fit = rows <= options_.max_rows &&
-                         input.streams.size() == (range_.has_embedding() ? 0 : rows * 4) &&
-                         output.streams.size() == (range_.output ? 0 : rows * 4) &&
-                         output.logits.size() == (range_.output ? wanted * kFakeVocabulary : 0);
+  const bool sizes_fit =
+      rows <= options_.max_rows &&
+      input.streams.size() == (range_.has_embedding() ? 0 : rows * 4) &&
+      output.streams.size() == (range_.output ? 0 : rows * 4) &&
+      output.logits.size() ==
+          (output.tokens.empty() && range_.output ? wanted * kFakeVocabulary : 0) &&
+      (output.tokens.empty() || output.tokens.size() == wanted);
   if (!sizes_fit) return fail(ErrorCode::kInvalidArgument, "sizes that do not fit");
   return {};
 }
@@ -158,7 +193,7 @@ Result<void> FakeSlice::forward(const SliceInput& input, const SliceOutput& outp
   DS4_TRY(check(input, output));
   FakeControl::Call call;
   std::size_t row = 0;
-  std::size_t logits = 0;
+  std::size_t wanted = 0;
   for (const Segment& segment : input.segments) {
     Cache& cache = caches_.at(segment.session);
     std::uint32_t x = 0;
@@ -174,13 +209,20 @@ Result<void> FakeSlice::forward(const SliceInput& input, const SliceOutput& outp
       ++row;
     }
     if (range_.output && segment.logits == LogitsWanted::kLast) {
-      logits_of(x, output.logits.subspan(kFakeVocabulary * logits++, kFakeVocabulary));
+      std::vector<float> logits(kFakeVocabulary);
+      logits_of(x, logits);
+      if (output.tokens.empty())
+        std::copy(logits.begin(), logits.end(), output.logits.data() + kFakeVocabulary * wanted++);
+      else
+        output.tokens[wanted++] =
+            Sampler(kFakeVocabulary).sample(logits, segment.sampling, cache.position);
     }
     call.sessions.push_back(segment.session);
     call.rows.push_back(static_cast<std::uint32_t>(segment.tokens.size()));
     call.logits.push_back(segment.logits);
   }
   control_->record(std::move(call));
+  if (options_.spend) options_.spend(static_cast<std::uint32_t>(row));
   return {};
 }
 

@@ -5,6 +5,7 @@
 // exact.
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -50,6 +51,8 @@ struct FakeOptions {
   bool output = true;
   std::uint32_t max_rows = 16;
   std::uint64_t kv_budget_positions = 1U << 20;  // over all sessions' contexts
+  std::function<void(std::uint32_t rows)> spend = {};  // is what a forward() takes
+  bool hands_out = true;                         // detach_session() and restore_session()
 };
 
 inline constexpr std::uint32_t kFakeLayers = 6;
@@ -65,6 +68,9 @@ class FakeSlice final : public Slice {
   Result<void> open_session(SessionId session, std::uint32_t context) override;
   void close_session(SessionId session) override;
   Result<void> fork_session(SessionId source, SessionId target) override;
+  Result<std::unique_ptr<DetachedSession>> detach_session(SessionId session) override;
+  Result<void> restore_session(SessionId session, std::uint32_t context, std::uint32_t position,
+                               const SessionSource& source) override;
   Result<std::uint32_t> position(SessionId session) const override;
   Result<void> forward(const SliceInput& input, const SliceOutput& output) override;
   std::uint64_t kv_bytes() const override { return positions_reserved() * 8; }

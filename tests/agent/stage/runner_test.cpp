@@ -130,8 +130,45 @@ TEST(Runner, ALongItemIsRunInPartsAndOnlyTheLastBringsAToken) {
   EXPECT_EQ(alone.outcomes()[0], (wire::Outcome{1, 4, -1, 0}));
   EXPECT_EQ(alone.outcomes()[1], (wire::Outcome{1, 8, -1, 0}));
   EXPECT_EQ(alone.outcomes()[2].token, test::greedy_answer(prompt, 1)[0]);
-  EXPECT_EQ(alone.runner.rows_done(), 9U);
-  EXPECT_EQ(alone.runner.batches(), 3U);
+  EXPECT_EQ(alone.runner.work().rows(), 9U);
+  EXPECT_EQ(alone.runner.work().batches, 3U);
+}
+
+TEST(Runner, CountsDecodeStepsApartFromPrefillAndHowLongEachPieceQueued) {
+  using namespace std::chrono_literals;
+  FakeOptions options;
+  options.max_rows = 4;
+  Alone alone(options);
+  const wire::WorkItem prompt = item(1, {1, 2, 3, 4, 5, 6});
+  const Runner::TimePoint arrival{1h};
+  alone.runner.accept({kEpoch, {prompt}, {}}, alone.out, arrival);
+  EXPECT_EQ(alone.runner.waiting_rows(), 6U);
+  alone.runner.step(alone.out, arrival + 3ms);  // the first four
+  EXPECT_EQ(alone.runner.waiting_rows(), 2U);
+  alone.runner.step(alone.out, arrival + 5ms);
+  EXPECT_EQ(alone.runner.waiting_rows(), 0U);
+  alone.runner.accept({kEpoch, {after(prompt, {7})}, {}}, alone.out, arrival + 10ms);
+  alone.runner.step(alone.out, arrival + 11ms);
+  const StageWork& work = alone.runner.work();
+  EXPECT_EQ(work.prefill_rows, 6U);
+  EXPECT_EQ(work.decode_rows, 1U);
+  EXPECT_EQ(work.batches, 3U);
+  EXPECT_EQ(work.tokens, 2U);
+  EXPECT_EQ(work.queue_items, 3U);
+  EXPECT_EQ(work.queue, 9ms);
+  EXPECT_GT(work.compute.count(), 0);
+}
+
+TEST(Runner, APauseIsAWaitOnlyIfItIsShortAndSessionsAreOpen) {
+  using namespace std::chrono_literals;
+  Alone alone;
+  alone.runner.note_pause(50ms);
+  EXPECT_EQ(alone.runner.work().wait, 0ns);  // nobody is there
+  alone.work({item(1, {1})});
+  alone.run();
+  alone.runner.note_pause(50ms);
+  alone.runner.note_pause(1h);
+  EXPECT_EQ(alone.runner.work().wait, 50ms);
 }
 
 TEST(Runner, OutcomesAreGroupedByTheirEntry) {
@@ -325,7 +362,7 @@ TEST(Runner, WhenTheSliceFailsEveryItemIsAnsweredAndItGoesOnLater) {
   for (const auto& error : alone.errors()) EXPECT_EQ(error.code, ErrorCode::kIo);
   EXPECT_EQ(alone.runner.sessions(), 0U);
   EXPECT_EQ(alone.slice.kv_bytes(), 0U);
-  EXPECT_EQ(alone.runner.rows_done(), 0U);
+  EXPECT_EQ(alone.runner.work().rows(), 0U);
   alone.control->fail_all = false;
   alone.work({item(1, {1})});
   alone.run();
@@ -411,8 +448,7 @@ class Chain {
     for (std::uint32_t i = 0; i < shapes.size(); ++i) {
       slices_.push_back(std::make_unique<FakeSlice>(shapes[i], control));
       const StagePlace place{kEpoch, i, static_cast<std::uint32_t>(shapes.size())};
-      runners_.push_back(std::make_unique<Runner>(
-          *slices_.back(), place, StageOptions{1 + static_cast<std::uint32_t>(random_() % 6)}));
+      runners_.push_back(std::make_unique<Runner>(*slices_.back(), place, options()));
     }
   }
 
@@ -437,6 +473,14 @@ class Chain {
   std::shared_ptr<FakeControl> control = std::make_shared<FakeControl>();
 
  private:
+  /// Batches take times that mean nothing, so their sizes are as good as random.
+  StageOptions options() {
+    StageOptions options;
+    options.decode_wait = std::chrono::milliseconds(1);
+    options.clock = [this] { return time_ += std::chrono::microseconds(random_() % 200); };
+    return options;
+  }
+
   /// Everything not fed yet, in chunks of random sizes.
   void feed(std::uint64_t session, Conversation& conversation) {
     while (conversation.fed < conversation.all.size()) {
@@ -463,7 +507,7 @@ class Chain {
     }
     if (busy.empty()) return false;
     std::vector<Outgoing> out;
-    runners_[busy[random_() % busy.size()]]->step(out, {});
+    runners_[busy[random_() % busy.size()]]->step(out, time_);
     std::vector<Outgoing> refused;
     for (Outgoing& sent : out) {
       if (auto* work = std::get_if<wire::WorkFrame>(&sent.frame)) {
@@ -481,6 +525,7 @@ class Chain {
   }
 
   std::mt19937 random_;
+  Runner::TimePoint time_{};
   std::vector<std::unique_ptr<FakeSlice>> slices_;
   std::vector<std::unique_ptr<Runner>> runners_;
   std::vector<wire::Outcome> outcomes_;

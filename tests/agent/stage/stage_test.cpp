@@ -94,13 +94,13 @@ TEST(Stage, StatsCountAndTellSinceWhenItIsBusy) {
   stage->submit(wire::WorkFrame{kEpoch, {item(1, {1, 2}), item(2, {3})}, {}});
   control->wait_until_inside();
   EXPECT_NE(stage->stats().busy_since, std::chrono::steady_clock::time_point{});
-  EXPECT_EQ(stage->stats().batches, 0U);
+  EXPECT_EQ(stage->stats().work.batches, 0U);
   control->open_gate();
   wait_and_drain(*stage);
   EXPECT_EQ(stage->stats().sessions, 2U);
   EXPECT_EQ(stage->stats().kv_bytes, 16000U);
-  EXPECT_EQ(stage->stats().rows_done, 3U);
-  EXPECT_EQ(stage->stats().batches, 1U);
+  EXPECT_EQ(stage->stats().work.rows(), 3U);
+  EXPECT_EQ(stage->stats().work.batches, 1U);
   // It goes back to sleep by itself; nothing signals that, so look until it does.
   while (stage->stats().busy_since != std::chrono::steady_clock::time_point{}) {
     std::this_thread::yield();
