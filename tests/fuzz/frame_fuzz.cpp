@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "agent/wire/frame.h"
 
@@ -37,6 +38,10 @@ void work(std::span<const std::byte> bytes) {
   require(rows > 0 && rows <= kMaxFrameTokens, "rows within bounds");
   require(frame->streams.empty() || frame->streams.size() == rows * floats_per_row, "whole rows");
   require(same(encode(*frame), header), "work encodes as it came");
+  if (frame->activations != Activations::kBf16) return;
+  const std::vector<std::uint16_t> narrow = to_bf16(frame->streams);
+  const auto again = decode_work(header, std::as_bytes(std::span(narrow)), floats_per_row);
+  require(again && to_bf16(again->streams) == narrow, "what was rounded once stays");
 }
 
 void error(std::span<const std::byte> bytes) {
@@ -53,7 +58,7 @@ void error(std::span<const std::byte> bytes) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const auto bytes = std::as_bytes(std::span(data, size)).subspan(1);
-  switch (data[0] % 5) {
+  switch (data[0] % 6) {
     case 0:
       work(bytes);
       break;
@@ -74,6 +79,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     case 4:
       if (const auto frame = decode_ping(bytes)) {
         require(same(encode(*frame), bytes), "a ping encodes as it came");
+      }
+      break;
+    case 5:
+      if (const auto frame = decode_fork(bytes)) {
+        require(same(encode(*frame), bytes), "a fork encodes as it came");
       }
       break;
   }
