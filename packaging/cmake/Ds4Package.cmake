@@ -54,7 +54,9 @@ without asyncio, through the client library.")
 
 set(CPACK_PACKAGE_NAME ds4d)
 set(CPACK_PACKAGE_VENDOR "The ds4d authors")
-set(DS4_PACKAGER "The ds4d authors <ds4d@ds4d.example.org>" CACHE STRING
+# Nobody's mailbox: example.org is reserved (RFC 2606), and a name that checkers of packages accept.
+# Whoever hands packages on is their maintainer: DEBEMAIL and DEBFULLNAME, as packaging/build.sh says.
+set(DS4_PACKAGER "ds4d maintainers <ds4d@ds4d.example.org>" CACHE STRING
     "Who makes the packages: their maintainer")
 set(CPACK_PACKAGE_CONTACT "${DS4_PACKAGER}")
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "")
