@@ -1,0 +1,46 @@
+#pragma once
+// What warps of different tasks in one block meet by: barriers in shared memory that count arrivals
+// and completed copies.
+#include "engine/cuda/kernels/common.cuh"
+
+namespace ds4::cuda {
+
+/// Phases follow one another; each ends with the expected number of arrivals. Whoever waits counts
+/// phases itself: its first wait is for phase 0.
+class PhaseBarrier {
+ public:
+  /// By one thread; all must meet before its first use.
+  __device__ void init(unsigned arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address()), "r"(arrivals) : "memory");
+  }
+  __device__ void arrive() {
+    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(address()) : "memory");
+  }
+  /// Arrives when all asynchronous copies that this thread has started are complete.
+  __device__ void arrive_behind_copies() {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(address()) : "memory");
+  }
+  __device__ void wait(std::uint32_t phase) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}" ::"r"(address()),
+        "r"(phase & 1)
+        : "memory");
+  }
+
+ private:
+  __device__ std::uint32_t address() const { return shared_address(&state_); }
+
+  std::uint64_t state_;
+};
+
+/// Among `threads` threads of a block; `which` 1..15 names the meeting.
+__device__ __forceinline__ void meet(unsigned which, unsigned threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(which), "r"(threads) : "memory");
+}
+
+}  // namespace ds4::cuda

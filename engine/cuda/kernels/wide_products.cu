@@ -1,0 +1,539 @@
+// Products for many rows of activations, with weights that are integers; quantised.cuh has the
+// arithmetic, which the kernels for few rows share bit for bit.
+//
+// A block is as large as a processor allows and goes from tile to tile of 128 weight rows by 128
+// activation rows, 128 columns a stage. Four of its warps produce stages: they copy activations and
+// raw blocks, and turn the blocks into bytes, once for 128 activation rows. Sixteen warps consume
+// them: each multiplies 32 by 32 rows and adds a block's integers to its float sums, which is what
+// the kernel's time goes to (four instructions a sum and 32 columns). Two stages lie between the
+// two, so producers are ahead across tiles, too. Sums of the segments before wait in shared memory.
+#include <algorithm>
+
+#include "engine/cuda/kernels/pipeline.cuh"
+#include "engine/cuda/kernels/wide_products.h"
+#include "engine/cuda/kernels/wide_tiles.cuh"
+
+namespace ds4::cuda {
+namespace {
+
+constexpr std::uint32_t kStageCols = 128, kChunks = kStageCols / 32;
+constexpr std::uint32_t kStages = 2;
+constexpr std::uint32_t kConsumers = 16, kProducers = 4;  // warps
+constexpr std::uint32_t kConsumerThreads = kConsumers * kWarp;
+constexpr std::uint32_t kProducerThreads = kProducers * kWarp;
+constexpr unsigned kThreads = kConsumerThreads + kProducerThreads;
+constexpr std::uint32_t kWarpRows = 2 * kPairRows, kWarpInputs = 32;  // of a consumer
+constexpr std::uint32_t kWarpsDown = kWideRows / kWarpRows;
+constexpr int kRowFrags = kWarpRows / 16, kInputFrags = kWarpInputs / 8;
+constexpr std::uint32_t kMostPieces = 9;  // of 16 bytes, of a row's raw weights
+constexpr std::uint32_t kWideSegment = 512;
+constexpr std::uint32_t kStagesOfSegment = kWideSegment / kStageCols;
+
+/// 128 columns of a tile. Bytes lie in pieces of 16, piece p of row r at p ^ (r % 8): rows that are
+/// read together then lie in different banks.
+struct alignas(128) Stage {
+  std::uint8_t weights[kWideRows][kStageCols];
+  std::uint8_t hi[kWideInputs][kStageCols];
+  std::uint8_t lo[kWideInputs][kStageCols];
+  float w_scale[kChunks][kWideRows];  // row r at pair_place(r)
+  float x_scale[kChunks][kWideInputs];
+  // Of the 256 columns that end with this stage, if the format has minimums.
+  std::uint8_t minimums[kWideRows][16];
+  std::uint8_t sum_hi[kWideInputs][16];
+  std::uint8_t sum_lo[kWideInputs][16];
+  float dmin[kWideRows];  // row r at pair_place(r)
+  float sum_scale[kWideInputs];
+};
+
+struct WideShared {
+  Stage stage[kStages];
+  float4 totals[kRowFrags * kInputFrags][kConsumerThreads];
+  std::uint8_t raw[kStages][kWideRows * kMostPieces * 16];
+  SignedVectors<1> vectors;
+  PhaseBarrier full[kStages], empty[kStages];
+};
+
+__device__ __forceinline__ std::uint32_t swizzle(std::uint32_t row, std::uint32_t piece) {
+  return 16 * (piece ^ (row % 8));
+}
+
+/// A lane needs what belongs to rows r and r + 8 of 16: they stand next to one another.
+__device__ __forceinline__ std::uint32_t pair_place(std::uint32_t row) {
+  return (row & ~15u) | (row % 8 * 2) | (row / 8 % 2);
+}
+
+template <typename F>
+__device__ __forceinline__ void with_integer_format(std::uint32_t type, const F& f) {
+  switch (static_cast<TensorType>(type)) {
+    case TensorType::kQ8_0:
+      return f(IntegerQ8_0{});
+    case TensorType::kQ4_K:
+      return f(IntegerQ4_K{});
+    case TensorType::kQ2_K:
+      return f(IntegerQ2_K{});
+    case TensorType::kIQ2_XXS:
+      return f(IntegerIQ2_XXS{});
+    default:
+      return;
+  }
+}
+
+// Producers -----------------------------------------------------------------------------------
+
+/// Where a stage's columns begin in a row, and how many bytes are needed of it: whole blocks, so
+/// that formats of 256 columns are read twice. Whatever its place within 16 bytes, a row's part
+/// touches each of kPieces pieces, or ends 16 bytes before the last one does.
+template <class Format>
+struct RawPart {
+  static constexpr std::uint32_t kCols = Format::kMinimums || Format::kOwn ? 256 : kStageCols;
+  static constexpr std::uint32_t kBytes = Format::kUnit.bytes * kCols / Format::kUnit.cols;
+  static constexpr std::uint32_t kPieces = (kBytes + 15) / 16;
+  static_assert(kPieces <= kMostPieces && kBytes % 16 != 1);
+  __device__ static std::uint32_t offset(std::uint32_t column) { return column / kCols * kBytes; }
+};
+
+/// Copies raw weights of a tile: pieces of 16 bytes, row after row; a row's bytes keep their place
+/// within 16.
+class RawCopy {
+ public:
+  template <class Tile>
+  __device__ void enter(const Tile& tile, std::uint32_t thread) {
+    with_integer_format(tile.type, [&](auto format) {
+      constexpr std::uint32_t kPieces = RawPart<decltype(format)>::kPieces;
+#pragma unroll
+      for (std::uint32_t i = 0; i < kPieces; ++i) {
+        const std::uint32_t item = thread + kProducerThreads * i;
+        offset_[i] = tile.row_offset(item / kPieces) + 16 * (item % kPieces);
+      }
+    });
+  }
+  template <class Format, class Tile>
+  __device__ __forceinline__ void start(const Tile& tile, std::uint32_t column, std::uint8_t* raw,
+                                        std::uint32_t thread) const {
+    constexpr std::uint32_t kPieces = RawPart<Format>::kPieces;
+    const std::uint32_t offset = RawPart<Format>::offset(column);
+    const std::uint32_t to = shared_address(raw) + 16 * thread;
+#pragma unroll
+    for (std::uint32_t i = 0; i < kPieces; ++i) {
+      const std::uint32_t row = (thread + kProducerThreads * i) / kPieces;
+      const auto from = reinterpret_cast<std::uintptr_t>(tile.matrix_of(row) + offset + offset_[i]);
+      copy16_async(to + 16 * kProducerThreads * i, reinterpret_cast<const void*>(from & ~15ull));
+    }
+  }
+
+ private:
+  std::uint32_t offset_[kMostPieces];
+};
+
+template <class Format, class Tile>
+__device__ __forceinline__ void decode(const Tile& tile, std::uint32_t column,
+                                       const std::uint8_t* raw, const SignedVectors<1>& vectors,
+                                       Stage& stage, std::uint32_t thread) {
+  using Part = RawPart<Format>;
+  const std::uint32_t first_chunk = column % Part::kCols / 32, offset = Part::offset(column);
+  const std::uint32_t part = thread % kChunks, chunk = first_chunk + part;
+#pragma unroll 2
+  for (std::uint32_t row = thread / kChunks; row < kWideRows; row += kProducerThreads / kChunks) {
+    const auto matrix =
+        static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(tile.matrix_of(row)));
+    const std::uint32_t skew = (matrix + tile.row_offset(row) + offset) & 15;
+    const std::uint8_t* block = raw + row * (16 * Part::kPieces) + skew;
+    uint2 w[4];
+#pragma unroll
+    for (std::uint32_t t = 0; t < 4; ++t) w[t] = Format::lane_weights(block, chunk, t, &vectors);
+    std::uint8_t* to = stage.weights[row];
+    *reinterpret_cast<uint4*>(to + swizzle(row, 2 * part)) =
+        make_uint4(w[0].x, w[0].y, w[1].x, w[1].y);
+    *reinterpret_cast<uint4*>(to + swizzle(row, 2 * part + 1)) =
+        make_uint4(w[2].x, w[2].y, w[3].x, w[3].y);
+    stage.w_scale[part][pair_place(row)] = Format::scale(block, chunk);
+    if constexpr (Format::kMinimums) {
+      if (first_chunk == 0) continue;
+      *reinterpret_cast<std::uint32_t*>(stage.minimums[row] + 4 * part) =
+          Format::minimums(block, 0, part);
+      if (part == 0) stage.dmin[pair_place(row)] = Format::dmin(block, 0);
+    }
+  }
+}
+
+/// Copies activations: eight threads a row.
+class InputCopy {
+ public:
+  static constexpr std::uint32_t kRowsAtOnce = kProducerThreads / 8;
+  static constexpr std::uint32_t kRounds = kWideInputs / kRowsAtOnce;
+
+  template <class Tile>
+  __device__ void enter(const Tile& tile, std::uint32_t thread) {
+    piece_ = thread % 8, row_ = thread / 8;
+    rounds_ = tile.inputs <= row_ ? 0 : (tile.inputs - row_ + kRowsAtOnce - 1) / kRowsAtOnce;
+#pragma unroll
+    for (std::uint32_t i = 0; i < kRounds; ++i)
+      if (i < rounds_)
+        offset_[i] = tile.input_row(row_ + kRowsAtOnce * i) * (tile.x->stride / kStageCols);
+  }
+  /// Offsets are in stages, `stage_of_row` is one of a row's.
+  __device__ __forceinline__ void start(const QuantisedRows& x, std::uint32_t stage_of_row,
+                                        bool sums, Stage& stage) const {
+    const std::uint32_t at = row_ * kStageCols + swizzle(row_, piece_);
+    const std::int8_t *hi = x.hi + 16 * piece_, *lo = x.lo + 16 * piece_;
+#pragma unroll
+    for (std::uint32_t i = 0; i < kRounds; ++i) {
+      if (i >= rounds_) break;
+      const std::uint32_t row = row_ + kRowsAtOnce * i;
+      const std::size_t from = offset_[i] + stage_of_row;
+      copy16_async(stage.hi[kRowsAtOnce * i] + at, hi + from * kStageCols);
+      copy16_async(stage.lo[kRowsAtOnce * i] + at, lo + from * kStageCols);
+      if (piece_ < kChunks)
+        copy4_async(&stage.x_scale[piece_][row], x.scale + from * kChunks + piece_);
+      if (!sums) continue;
+      const std::size_t block = from / 2;
+      if (piece_ == 5) copy16_async(stage.sum_hi[row], x.sum_hi + 16 * block);
+      if (piece_ == 6) copy16_async(stage.sum_lo[row], x.sum_lo + 16 * block);
+      if (piece_ == 7) copy4_async(&stage.sum_scale[row], x.sum_scale + block);
+    }
+  }
+
+ private:
+  std::uint32_t piece_, row_, rounds_, offset_[kRounds];
+};
+
+template <class Tiles>
+__device__ void produce(const typename Tiles::View& tiles, WideShared& shared,
+                        std::uint32_t thread) {
+  const std::uint32_t stages = tiles.cols() / kStageCols;
+  // Raw weights are a stage ahead, and may be in the tile behind.
+  std::uint32_t next_index = blockIdx.x, next_stage = 0;
+  typename Tiles::Tile next;
+  RawCopy raw;
+  bool has_next = tiles.find(next_index, next);
+  if (!has_next) return;
+  raw.enter(next, thread);
+  const auto copy_next = [&](std::uint32_t slot) {
+    if (has_next) {
+      with_integer_format(next.type, [&](auto format) {
+        raw.start<decltype(format)>(next, next_stage * kStageCols, shared.raw[slot], thread);
+      });
+      if (++next_stage == stages) {
+        next_stage = 0, next_index += gridDim.x;
+        has_next = tiles.find(next_index, next);
+        if (has_next) raw.enter(next, thread);
+      }
+    }
+    commit_copies();
+  };
+  std::uint32_t turn = 0;  // stages so far
+  typename Tiles::Tile tile;
+  copy_next(0);
+  wait_for_predecessor();
+  for (std::uint32_t index = blockIdx.x; tiles.find(index, tile); index += gridDim.x) {
+    InputCopy inputs;
+    inputs.enter(tile, thread);
+    const bool minimums = has_minimums(tile.type);
+    for (std::uint32_t s = 0; s < stages; ++s, ++turn) {
+      const std::uint32_t slot = turn % kStages, column = s * kStageCols;
+      Stage& stage = shared.stage[slot];
+      shared.empty[slot].wait(turn / kStages);
+      inputs.start(*tile.x, s, minimums && s % 2 == 1, stage);
+      shared.full[slot].arrive_behind_copies();
+      commit_copies();
+      wait_copies<1>();  // this stage's raw weights are there, and with the others' ...
+      meet(1, kProducerThreads);
+      copy_next((turn + 1) % kStages);
+      with_integer_format(tile.type, [&](auto format) {
+        decode<decltype(format)>(tile, column, shared.raw[slot], shared.vectors, stage, thread);
+      });
+      shared.full[slot].arrive();
+    }
+  }
+  wait_copies<0>();
+}
+
+// Consumers -----------------------------------------------------------------------------------
+
+/// a: 16 rows by 32 columns of weights; c = a * b for 8 activation rows.
+__device__ __forceinline__ void multiply_bytes(std::int32_t (&c)[4], const std::uint32_t (&a)[4],
+                                               std::uint32_t b0, std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%10,%10,%10,%10};"
+      : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
+}
+__device__ __forceinline__ void multiply_bytes(std::int32_t (&c)[4], const std::uint32_t (&a)[2],
+                                               std::uint32_t b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%7,%7,%7,%7};"
+      : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b), "r"(0));
+}
+
+using WarpSums = float[kRowFrags][kInputFrags][4];
+
+/// A consumer's lane: g = lane / 4 and t = lane % 4; sums [m][i][c] are of weight row
+/// row0 + 16m + g + 8 (c / 2) and activation row input0 + 8i + 2t + c % 2.
+struct ConsumerLane {
+  std::uint32_t lane, g, t, row0, input0, row_address, input_address;
+
+  __device__ explicit ConsumerLane(std::uint32_t warp)
+      : lane(threadIdx.x % kWarp),
+        g(lane / 4),
+        t(lane % 4),
+        row0(warp % kWarpsDown * kWarpRows),
+        input0(warp / kWarpsDown * kWarpInputs),
+        row_address((row0 + lane % 16) * kStageCols + swizzle(lane, lane / 16)),
+        input_address((input0 + lane % 8) * kStageCols + swizzle(lane, lane / 8 % 2) +
+                      lane / 16 * (kWideInputs * kStageCols)) {}
+};
+
+__device__ __forceinline__ float2 two_floats(const float* from) {
+  return *reinterpret_cast<const float2*>(from);
+}
+__device__ __forceinline__ void load_bytes(std::uint32_t (&r)[4], std::uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+/// Of the warp's first 8 * kFrags activation rows.
+template <int kFrags>
+__device__ __forceinline__ void multiply_stage(const Stage& stage, const ConsumerLane& at,
+                                               WarpSums& sums) {
+  const std::uint32_t rows = shared_address(stage.weights) + at.row_address;
+  const std::uint32_t inputs = shared_address(stage.hi) + at.input_address;
+#pragma unroll 1
+  for (std::uint32_t chunk = 0; chunk < kChunks; ++chunk) {
+    std::uint32_t a[kRowFrags][4];
+    float w_scale[kRowFrags][2];
+#pragma unroll
+    for (int m = 0; m < kRowFrags; ++m) {
+      load_bytes(a[m], (rows ^ 32 * chunk) + m * 16 * kStageCols);
+      const float2 two = two_floats(stage.w_scale[chunk] + at.row0 + 16 * m + 2 * at.g);
+      w_scale[m][0] = two.x, w_scale[m][1] = two.y;
+    }
+#pragma unroll
+    for (int i = 0; i < kFrags; ++i) {
+      std::uint32_t b[4];
+      load_bytes(b, (inputs ^ 32 * chunk) + i * 8 * kStageCols);
+      const float2 two = two_floats(stage.x_scale[chunk] + at.input0 + 8 * i + 2 * at.t);
+      const float x_scale[2] = {two.x, two.y};
+#pragma unroll
+      for (int m = 0; m < kRowFrags; ++m) {
+        std::int32_t hi[4], lo[4];
+        multiply_bytes(hi, a[m], b[0], b[1]);
+        multiply_bytes(lo, a[m], b[2], b[3]);
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          sums[m][i][c] =
+              add_block(sums[m][i][c], plane_sum(hi[c], lo[c]), w_scale[m][c / 2], x_scale[c % 2]);
+      }
+    }
+  }
+}
+
+__device__ __forceinline__ void take_minimums(const Stage& stage, const ConsumerLane& at,
+                                              WarpSums& sums) {
+  std::uint32_t a[kRowFrags][2];
+  float dmin[kRowFrags][2];
+  const auto word = [&](const std::uint8_t(&row)[16]) {
+    return *reinterpret_cast<const std::uint32_t*>(row + 4 * at.t);
+  };
+#pragma unroll
+  for (int m = 0; m < kRowFrags; ++m) {
+    const std::uint32_t row = at.row0 + 16 * m + at.g;
+    a[m][0] = word(stage.minimums[row]), a[m][1] = word(stage.minimums[row + 8]);
+    const float2 two = two_floats(stage.dmin + at.row0 + 16 * m + 2 * at.g);
+    dmin[m][0] = two.x, dmin[m][1] = two.y;
+  }
+#pragma unroll
+  for (int i = 0; i < kInputFrags; ++i) {
+    const std::uint32_t input = at.input0 + 8 * i;
+    const std::uint32_t b_hi = word(stage.sum_hi[input + at.g]);
+    const std::uint32_t b_lo = word(stage.sum_lo[input + at.g]);
+    const float2 two = two_floats(stage.sum_scale + input + 2 * at.t);
+    const float sum_scale[2] = {two.x, two.y};
+#pragma unroll
+    for (int m = 0; m < kRowFrags; ++m) {
+      std::int32_t hi[4], lo[4];
+      multiply_bytes(hi, a[m], b_hi);
+      multiply_bytes(lo, a[m], b_lo);
+#pragma unroll
+      for (int c = 0; c < 4; ++c)
+        sums[m][i][c] =
+            add_minimums(sums[m][i][c], plane_sum(hi[c], lo[c]), dmin[m][c / 2], sum_scale[c % 2]);
+    }
+  }
+}
+
+/// sums = totals + sums; the first segment's totals are 0.
+__device__ __forceinline__ void add_totals(const WideShared& shared, bool first, WarpSums& sums) {
+#pragma unroll
+  for (int m = 0; m < kRowFrags; ++m)
+#pragma unroll
+    for (int i = 0; i < kInputFrags; ++i) {
+      const float4 t =
+          first ? make_float4(0, 0, 0, 0) : shared.totals[m * kInputFrags + i][threadIdx.x];
+      sums[m][i][0] = __fadd_rn(t.x, sums[m][i][0]);
+      sums[m][i][1] = __fadd_rn(t.y, sums[m][i][1]);
+      sums[m][i][2] = __fadd_rn(t.z, sums[m][i][2]);
+      sums[m][i][3] = __fadd_rn(t.w, sums[m][i][3]);
+    }
+}
+
+/// A warp's finished sums, told one by one: f(row, input, value), counted from the warp's first.
+struct FinishedSums {
+  const ConsumerLane& at;
+  const WarpSums& sums;
+
+  template <typename F>
+  __device__ __forceinline__ void each(const F& f) const {
+#pragma unroll
+    for (int m = 0; m < kRowFrags; ++m)
+#pragma unroll
+      for (int i = 0; i < kInputFrags; ++i)
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          f(16 * m + at.g + 8 * (c / 2), 8 * i + 2 * at.t + c % 2, sums[m][i][c]);
+  }
+  /// Of tiles of pairs: f(row, input, first, second).
+  template <typename F>
+  __device__ __forceinline__ void each_pair(const F& f) const {
+#pragma unroll
+    for (int m = 0; m < kRowFrags / 2; ++m)
+#pragma unroll
+      for (int i = 0; i < kInputFrags; ++i)
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          f(16 * m + at.g + 8 * (c / 2), 8 * i + 2 * at.t + c % 2, sums[m][i][c],
+            sums[m + kRowFrags / 2][i][c]);
+  }
+};
+
+/// The same number, of which the compiler knows nothing.
+__device__ __forceinline__ std::uint32_t opaque(std::uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+template <class Tiles>
+__device__ void consume(const typename Tiles::View& tiles, WideShared& shared) {
+  const ConsumerLane at(threadIdx.x / kWarp);
+  const std::uint32_t stages = tiles.cols() / kStageCols;
+  std::uint32_t turn = 0;
+  wait_for_predecessor();
+  typename Tiles::Tile tile;
+  for (std::uint32_t index = blockIdx.x; tiles.find(index, tile); index += gridDim.x) {
+    const bool minimums = has_minimums(tile.type), idle = at.input0 >= tile.inputs;
+    const std::uint32_t inputs = idle ? 0 : tile.inputs - at.input0;
+    WarpSums sums = {};
+    for (std::uint32_t s = 0; s < stages; ++s, ++turn) {
+      const std::uint32_t slot = turn % kStages;
+      shared.full[slot].wait(turn / kStages);
+      if (!idle) {
+        if (inputs <= 8)
+          multiply_stage<1>(shared.stage[slot], at, sums);
+        else if (inputs <= 16)
+          multiply_stage<2>(shared.stage[slot], at, sums);
+        else
+          multiply_stage<kInputFrags>(shared.stage[slot], at, sums);
+        if (minimums && s % 2 == 1) take_minimums(shared.stage[slot], at, sums);
+      }
+      __syncwarp();
+      if (at.lane == 0) shared.empty[slot].arrive();
+      if (idle || (s + 1) % kStagesOfSegment != 0 || s + 1 == stages) continue;
+      add_totals(shared, s < kStagesOfSegment, sums);
+#pragma unroll
+      for (int m = 0; m < kRowFrags; ++m)
+#pragma unroll
+        for (int i = 0; i < kInputFrags; ++i) {
+          float(&v)[4] = sums[m][i];
+          shared.totals[m * kInputFrags + i][threadIdx.x] = make_float4(v[0], v[1], v[2], v[3]);
+          v[0] = v[1] = v[2] = v[3] = 0;
+        }
+    }
+    if (idle) continue;
+    add_totals(shared, stages <= kStagesOfSegment, sums);
+    // Found again: registers are too few to hold the tile all the while.
+    tiles.find(opaque(index), tile);
+    tiles.store(tile, at.row0, at.input0, FinishedSums{at, sums});
+  }
+}
+
+template <class Tiles>
+__global__ void __launch_bounds__(kThreads, 1) wide_kernel(const __grid_constant__ Tiles all) {
+  extern __shared__ __align__(128) std::uint8_t base[];
+  auto& shared = *reinterpret_cast<WideShared*>(base);
+  __shared__ typename Tiles::Shared of_tiles;
+  let_successor_start();
+  if (threadIdx.x == 0) {
+    for (std::uint32_t i = 0; i < kStages; ++i) {
+      shared.full[i].init(2 * kProducerThreads);  // weights written, and copies complete
+      shared.empty[i].init(kConsumers);
+    }
+  }
+  if (all.iq2_grid != nullptr) shared.vectors.fill(all.iq2_grid);
+  __syncthreads();
+  // Stages are empty at first: phase 0 of each ends at once.
+  if (threadIdx.x < kConsumerThreads && threadIdx.x % kWarp == 0)
+    for (std::uint32_t i = 0; i < kStages; ++i) shared.empty[i].arrive();
+  const typename Tiles::View tiles = all.view(of_tiles);
+  if (threadIdx.x >= kConsumerThreads)
+    produce<Tiles>(tiles, shared, threadIdx.x - kConsumerThreads);
+  else
+    consume<Tiles>(tiles, shared);
+}
+
+std::uint32_t processors() {
+  int device = 0, count = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return static_cast<std::uint32_t>(count);
+}
+
+template <class Tiles>
+void run(Launcher& launcher, const Tiles& tiles) {
+  launch(launcher, wide_kernel<Tiles>, dim3(processors()), kThreads, sizeof(WideShared), 1, tiles);
+}
+
+bool needs_vectors(const DeviceMatrix& weights) {
+  return weights.type == static_cast<std::uint32_t>(TensorType::kIQ2_XXS);
+}
+bool wide(const DeviceMatrix& weights, const QuantisedRows& x) {
+  return multiplies_integers(weights.type) && weights.cols % kStageCols == 0 && x.hi != nullptr &&
+         x.stride % kStageCols == 0;
+}
+
+}  // namespace
+
+bool wide_supports(const Product& product) {
+  return wide(product.weights, product.integers) && fits_shared(sizeof(WideShared));
+}
+bool wide_supports(const ExpertProducts& e) {
+  return wide(e.gate.first, e.x_integers) && wide(e.shared_gate, e.x_integers) &&
+         wide(e.down.first, e.hidden_integers) && wide(e.shared_down, e.hidden_integers) &&
+         e.n_expert <= kMostWideExperts && fits_shared(sizeof(WideShared));
+}
+
+void run_wide_products(Launcher& launcher, std::span<const Product> products, std::uint32_t n,
+                       const std::uint16_t* iq2_grid) {
+  ProductTiles list{};
+  list.cols = products.front().weights.cols;
+  list.n = n;
+  for (std::size_t i = 0; i < kMostProducts; ++i) {
+    list.first_tile[i + 1] = list.first_tile[i];
+    if (i >= products.size()) continue;
+    list.product[i] = products[i];
+    list.first_tile[i + 1] += (products[i].weights.rows + kWideRows - 1) / kWideRows;
+    if (needs_vectors(products[i].weights)) list.iq2_grid = iq2_grid;
+  }
+  run(launcher, list);
+}
+
+void run_wide_gate_up(Launcher& launcher, const ExpertProducts& e, const std::uint16_t* iq2_grid) {
+  run(launcher, ExpertTiles<false>{e, iq2_grid});
+}
+
+void run_wide_down(Launcher& launcher, const ExpertProducts& e, const std::uint16_t* iq2_grid) {
+  run(launcher, ExpertTiles<true>{e, iq2_grid});
+}
+
+}  // namespace ds4::cuda
