@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <optional>
 
+#include "engine/base/available_memory.h"
 #include "engine/base/bytes_text.h"
 
 namespace ds4::agent {
@@ -65,36 +65,6 @@ std::uint64_t choose_kv_budget(const Config::Memory& memory, std::uint64_t avail
                                std::uint64_t session_bytes) {
   if (memory.kv_mib > 0) return std::uint64_t{memory.kv_mib} << 20;
   return std::max(available_bytes / 4, std::min(available_bytes, session_bytes));
-}
-
-std::uint64_t scratch_bytes(const HyperParams& hp, std::uint32_t max_rows) {
-  const std::uint64_t embd = hp.n_embd, heads = std::uint64_t{hp.n_head} * hp.head_dim;
-  const std::uint64_t experts = hp.n_expert_used + 1;
-  const std::uint64_t groups = std::uint64_t{hp.n_group} * hp.o_rank;
-  const std::uint64_t index = std::uint64_t{hp.index_heads} * hp.index_dim;
-  // Floats of a row as the pass keeps them, then the same rows prepared for the products.
-  const std::uint64_t kept = hp.n_streams * embd + 2 * embd + hp.q_rank + 2 * heads +
-                             6 * hp.head_dim + groups + index + hp.n_expert +
-                             experts * (2 * hp.expert_ffn + embd) + 4 * hp.index_top_k;
-  const std::uint64_t prepared =
-      hp.n_streams * embd + embd + hp.q_rank + heads + groups + experts * hp.expert_ffn;
-  return (kept + prepared) * sizeof(float) * max_rows;
-}
-
-std::uint64_t page_table_bytes(std::uint64_t mapped_bytes) {
-  return mapped_bytes / 512;
-}
-
-std::uint64_t available_memory_bytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key;
-  std::uint64_t kib = 0;
-  std::string rest;
-  while (meminfo >> key >> kib) {
-    if (key == "MemAvailable:") return kib * 1024;
-    std::getline(meminfo, rest);
-  }
-  return 0;
 }
 
 MemorySupply memory_supply(std::uint64_t held_bytes) {

@@ -49,13 +49,6 @@ Result<void> check_budget(const LayerRange& range, std::uint64_t budget,
 std::uint64_t choose_kv_budget(const Config::Memory& memory, std::uint64_t available_bytes,
                                std::uint64_t session_bytes);
 
-/// Of the forward pass on the CPU: what `max_rows` rows of activations take, generously.
-std::uint64_t scratch_bytes(const HyperParams& params, std::uint32_t max_rows);
-/// Page tables: eight bytes for each page of 4 KiB.
-std::uint64_t page_table_bytes(std::uint64_t mapped_bytes);
-
-/// MemAvailable of /proc/meminfo, which counts the page cache that can be dropped; 0 if unknown.
-std::uint64_t available_memory_bytes();
 /// Now, of this machine and this process's groups.
 MemorySupply memory_supply(std::uint64_t held_bytes);
 

@@ -1,15 +1,13 @@
-#include "ctl/ds4_eval/decode_traffic.h"
+#include "engine/model/decode_traffic.h"
 
 #include <gtest/gtest.h>
 
 #include <memory>
 #include <string>
 
-#include "ctl/ds4_eval/read_bandwidth.h"
 #include "engine/gguf/model_file.h"
-#include "tests/ctl/subprocess.h"
 
-namespace ds4::eval {
+namespace ds4 {
 namespace {
 
 struct Model {
@@ -31,7 +29,7 @@ struct Model {
 /// hash layers 0 to 2.
 Model tiny() {
   Model model;
-  model.file = ModelFile::open(ctl::source_path("packaging/models/tiny-v4-q4.gguf")).value();
+  model.file = ModelFile::open(DS4_SOURCE_DIR "/packaging/models/tiny-v4-q4.gguf").value();
   model.params = HyperParams::read(model.gguf()).value();
   return model;
 }
@@ -116,24 +114,5 @@ TEST(DecodeTraffic, CountsTheCachedRowsThatAreRead) {
             model.traffic(kWhole, kFar, Graph::kPlain).kv_bytes);
 }
 
-TEST(ReadBandwidth, IsMeasuredWithAnyNumberOfThreads) {
-  for (const unsigned threads : {0u, 1u, 3u}) {
-    const auto speed = read_bandwidth(threads, 4 << 20, 2);
-    ASSERT_TRUE(speed.has_value()) << speed.error().message;
-    EXPECT_GT(*speed, 0);
-  }
-}
-
-TEST(ReadBandwidth, ThatFindsNoMemoryIsAnError) {
-  const auto speed = read_bandwidth(1, std::uint64_t{1} << 60, 1);
-  ASSERT_FALSE(speed.has_value());
-  EXPECT_EQ(speed.error().code, ErrorCode::kResourceExhausted);
-}
-
-TEST(ReadBandwidth, TakesAModestBuffer) {
-  EXPECT_GE(bandwidth_buffer_bytes(), 1u << 20);
-  EXPECT_LE(bandwidth_buffer_bytes(), 512u << 20);
-}
-
 }  // namespace
-}  // namespace ds4::eval
+}  // namespace ds4

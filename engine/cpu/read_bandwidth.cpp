@@ -1,36 +1,20 @@
-#include "ctl/ds4_eval/read_bandwidth.h"
+#include "engine/cpu/read_bandwidth.h"
 
 #include <fmt/format.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
-#include <charconv>
 #include <chrono>
-#include <string_view>
 
-#include "ctl/common/read_file.h"
+#include "engine/base/available_memory.h"
 #include "engine/cpu/thread_pool.h"
 
-namespace ds4::eval {
+namespace ds4 {
 namespace {
 
 constexpr std::uint64_t kPiece = 1 << 20;  // what a thread takes at a time
 constexpr std::uint64_t kMost = 512 << 20;
-
-/// Of /proc/meminfo; 0 where it cannot be told.
-std::uint64_t available_bytes() {
-  const auto text = ctl::read_file("/proc/meminfo", 64 << 10);
-  if (!text) return 0;
-  constexpr std::string_view kKey = "MemAvailable:";
-  const std::size_t at = text->find(kKey);
-  if (at == text->npos) return 0;
-  const std::size_t digits = text->find_first_not_of(' ', at + kKey.size());
-  if (digits == text->npos) return 0;
-  std::uint64_t kib = 0;
-  std::from_chars(text->data() + digits, text->data() + text->size(), kib);
-  return kib * 1024;
-}
 
 /// Memory of the kernel's usual pages, as a mapped model has them: huge pages, which a file of the
 /// page cache does not get, can be read faster by half where page tables are nested.
@@ -68,7 +52,7 @@ std::uint64_t sum(const std::uint64_t* words, std::size_t count) {
 }  // namespace
 
 std::uint64_t bandwidth_buffer_bytes() {
-  const std::uint64_t available = available_bytes();
+  const std::uint64_t available = available_memory_bytes();
   if (available == 0) return kMost;
   return std::max(kPiece, std::min(kMost, available / 4) / kPiece * kPiece);
 }
@@ -103,4 +87,4 @@ Result<double> read_bandwidth(unsigned threads, std::uint64_t buffer_bytes, unsi
   return static_cast<double>(pieces * kPiece) / std::max(1e-9, best.count());
 }
 
-}  // namespace ds4::eval
+}  // namespace ds4

@@ -4,7 +4,7 @@
 
 #include "engine/base/result.h"
 
-namespace ds4::eval {
+namespace ds4 {
 
 /// 512 MiB, far beyond the caches, or a quarter of the available memory where that is less.
 std::uint64_t bandwidth_buffer_bytes();
@@ -14,4 +14,4 @@ std::uint64_t bandwidth_buffer_bytes();
 /// down. Errors: kResourceExhausted when the buffer cannot be had.
 Result<double> read_bandwidth(unsigned threads, std::uint64_t buffer_bytes, unsigned rounds);
 
-}  // namespace ds4::eval
+}  // namespace ds4

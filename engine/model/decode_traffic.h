@@ -12,7 +12,7 @@
 #include "engine/model/hyper_params.h"
 #include "engine/residency/layer_range.h"
 
-namespace ds4::eval {
+namespace ds4 {
 
 struct DecodeTraffic {
   std::uint64_t weight_bytes = 0;
@@ -25,4 +25,4 @@ struct DecodeTraffic {
 DecodeTraffic decode_traffic(const GgufFile& file, const HyperParams& params,
                              const LayerRange& range, Graph graph, std::uint32_t position);
 
-}  // namespace ds4::eval
+}  // namespace ds4

@@ -1,11 +1,11 @@
-#include "ctl/ds4_eval/decode_traffic.h"
+#include "engine/model/decode_traffic.h"
 
 #include <algorithm>
 #include <string_view>
 
 #include "engine/model/kv_cache.h"
 
-namespace ds4::eval {
+namespace ds4 {
 namespace {
 
 constexpr std::uint32_t kIndexedRatio = 4;  // layers of this ratio have an indexer
@@ -49,4 +49,4 @@ DecodeTraffic decode_traffic(const GgufFile& file, const HyperParams& params,
   return traffic;
 }
 
-}  // namespace ds4::eval
+}  // namespace ds4
