@@ -14,6 +14,7 @@
 #include "agent/keys/key_files.h"
 #include "agent/loader/budget.h"
 #include "agent/log/log.h"
+#include "agent/metrics/prometheus.h"
 #include "engine/residency/span_map.h"
 
 namespace ds4::agent {
@@ -105,6 +106,7 @@ Result<void> Agent::open_model() {
 Result<void> Agent::open_state() {
   DS4_ASSIGN(ledger_file_, LedgerFile::open(config_.state_dir));
   DS4_TRY(open_keys());  // under the directory's lock
+  open_kv_directory();
   DS4_ASSIGN(Ledger ledger, ledger_file_->load());
   if (config_.standalone && ledger == Ledger{}) ledger = standalone_ledger(facts_);
   RouteTiming timing;
@@ -123,6 +125,7 @@ Result<void> Agent::open_sockets() {
   link.max_message_bytes = std::max<std::uint64_t>(8U << 20, 4096 * floats_per_row * sizeof(float));
   link.timeout = std::chrono::milliseconds(config_.link.timeout_ms);
   link.key = key_;
+  link.activations = config_.link.activations;
   DS4_ASSIGN(links_, Links::bind(link, gate_));
   DS4_TRY(keys::save_card(
       config_.state_dir,
@@ -151,6 +154,20 @@ Result<void> Agent::open_sockets() {
   return server_->set_model(card);
 }
 
+/// A node that cannot be watched still serves.
+void Agent::open_metrics() {
+  if (config_.metrics.listen == "off") return;
+  auto port = MetricsPort::listen(config_.metrics.listen,
+                                  [this] { return prometheus_text(status({.audit = false})); });
+  if (!port) {
+    log(LogLevel::kError, "no metrics until the next start: {}", port.error().message);
+    return;
+  }
+  metrics_ = *std::move(port);
+  log(LogLevel::kInfo, "metrics for this machine's programs: http://{}/metrics",
+      metrics_->address());
+}
+
 void Agent::start() {
   loader_ = std::make_unique<Loader>(model_, config_, fd_store_);
   service_.emplace(watchdog_interval(), std::chrono::milliseconds(config_.engine.stuck_ms));
@@ -168,6 +185,7 @@ void Agent::start() {
     fit = check_restored(*restored, facts_);
   }
   act(machine_->start(fit, Clock::now()));
+  open_metrics();
   if (machine_->state() != wire::NodeState::kLoading) fd_store_.forget_waiting();
   publish();
 }
@@ -184,20 +202,34 @@ void Agent::turn() {
                              {server_->poll_fd(), POLLIN, 0},
                              {loader_->event_fd(), POLLIN, 0}};
   if (const Stage* stage = plane_->stage()) fds.push_back({stage->event_fd(), POLLIN, 0});
+  fds.push_back({prober_.event_fd(), POLLIN, 0});
+  if (metrics_) fds.push_back({metrics_->poll_fd(), POLLIN, 0});  // the last one
   const bool pinging = machine_->committed() != nullptr;
   links_->wait(fds, pinging ? std::chrono::milliseconds(config_.link.ping_ms) : kIdleTurn);
 
   if (fds[0].revents != 0) obey_signals();
   receive_messages();
   if (fds[1].revents != 0) server_->run_ready();
-  if (fds[2].revents != 0) take_load_outcomes();
+  if (fds[2].revents != 0) {
+    take_load_outcomes();
+    take_measured();
+  }
+  take_probe();
+  forget_probers();
   plane_->on_stage_event();
   watch_memory();
   act(machine_->tick(Clock::now()));
   plane_->on_time(Clock::now());
   plane_->flush();
   publish();
+  serve_metrics(fds.back().revents != 0);
   notify_service_manager(service_->next(health(), Clock::now()));
+}
+
+void Agent::serve_metrics(bool ready) {
+  if (!metrics_) return;
+  if (ready) metrics_->on_ready();
+  metrics_->on_time(Clock::now());
 }
 
 void Agent::obey_signals() {
@@ -330,7 +362,8 @@ void Agent::do_action(const StartStage& action) {
   if (found == prepared_.end()) return;
   LoadedSlice slice = std::move(found->second);
   prepared_.erase(found);
-  if (auto started = plane_->start_stage(std::move(slice)); !started) {
+  const StageOptions options = stage_options(slice.slice->range());
+  if (auto started = plane_->start_stage(std::move(slice), options); !started) {
     log(LogLevel::kError, "{}", started.error().message);
     act(machine_->on_slice_lost(action.epoch, started.error().message, Clock::now()));
   }
@@ -379,7 +412,10 @@ void Agent::publish() {
   view.ready = published_->state == wire::NodeState::kReady;
   view.state = client_state(published_->state);
   view.serial = published_->serial;
-  view.entry_index = machine_->committed() != nullptr ? machine_->committed()->index : 0;
+  if (const Assignment* committed = machine_->committed()) {
+    view.entry_index = committed->index;
+    view.stages = static_cast<std::uint32_t>(committed->route.size());
+  }
   view.reason = published_->detail;
   server_->set_route_state(view.state);
   plane_->set_route(view);

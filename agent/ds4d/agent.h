@@ -19,8 +19,10 @@
 #include "agent/ds4d/status_report.h"
 #include "agent/keys/key.h"
 #include "agent/keys/trust_list.h"
+#include "agent/link/link_probe.h"
 #include "agent/link/links.h"
 #include "agent/loader/loader.h"
+#include "agent/metrics/metrics_port.h"
 #include "agent/route/route_machine.h"
 #include "agent/state/ledger_file.h"
 #include "engine/gguf/model_file.h"
@@ -51,7 +53,10 @@ class Agent final : private RouteEvents {
   Result<void> open_model();
   Result<void> open_keys();
   Result<void> open_state();
+  void open_kv_directory();  // agent_kv.cpp
   Result<void> open_sockets();
+  void open_metrics();
+  void serve_metrics(bool ready);
   void start();
 
   void turn();
@@ -61,8 +66,14 @@ class Agent final : private RouteEvents {
   void take_load_outcomes();
   void shut_down();
 
+  /// Of a request whose answer is sent later.
+  struct Asker {
+    std::string sender;
+    std::uint64_t id = 0;
+  };
+
   void on_control(const Incoming& message);
-  Result<void> handle(const wire::Request& request);
+  Result<void> handle(const wire::Request& request, const Asker& asker);
   Result<void> prepare(const wire::PrepareRequest& request);
   // ---- agent_keys.cpp ----
   Result<void> trust(const wire::TrustRequest& request);
@@ -73,6 +84,18 @@ class Agent final : private RouteEvents {
   std::vector<wire::KnownKey> known_keys() const;
   /// Tells the gate which nodes are peers now.
   void refresh_peers();
+
+  // ---- agent_plan.cpp ----
+  void answer(const Asker& asker, wire::Reply reply);
+  Result<void> ask_offer(const wire::OfferRequest& request, const Asker& asker);
+  void take_measured();
+  Result<std::vector<wire::LayerLoad>> own_layer_loads() const;
+  /// Once something was measured.
+  Result<wire::NodeOffer> make_offer() const;
+  Result<void> expect_probes(const wire::ExpectRequest& request);
+  void forget_probers();
+  Result<void> start_probe(const wire::ProbeRequest& request, const Asker& asker);
+  void take_probe();
 
   /// Applies a control event to a copy of the machine, saves the ledger if it changed, and only
   /// then makes it true.
@@ -100,12 +123,17 @@ class Agent final : private RouteEvents {
 
   /// Tells everybody what the route has come to: clients, the log, systemd.
   void publish();
-  wire::NodeStatus status(bool spans = false);
+  wire::NodeStatus status(const wire::StatusRequest& asked);
+
+  // ---- agent_kv.cpp ----
+  StageOptions stage_options(const LayerRange& range) const;
 
   // ---- agent_memory.cpp ----
   /// Before the first byte: kResourceExhausted with the figures if the host's memory cannot hold
   /// these layers.
   Result<void> check_memory(const LayerRange& range) const;
+  /// What the host's memory gives to layers, caches and scratch together.
+  std::uint64_t host_budget() const;
   /// Whether what serves can still be trusted, and the model file is still the one that was opened.
   void watch_memory();
   /// Opens the model file again if it is not the same any more. What serves keeps the former one.
@@ -131,12 +159,14 @@ class Agent final : private RouteEvents {
   std::pair<std::uint64_t, std::uint64_t> peers_of_{};  // the epochs whose nodes the gate knows
 
   std::optional<LedgerFile> ledger_file_;
+  std::shared_ptr<const KvDirectory> kv_directory_;  // null: sessions are not put away
   std::optional<RouteMachine> machine_;
   std::unique_ptr<Links> links_;
   FdStore fd_store_;  // before what may hold its descriptors
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<DataPlane> plane_;
   std::unique_ptr<ipc::Server> server_;
+  std::unique_ptr<MetricsPort> metrics_;  // null: off
   std::optional<ServiceReporter> service_;
   ResidencyReporter residency_;
   std::chrono::steady_clock::time_point next_file_check_{};
@@ -144,6 +174,13 @@ class Agent final : private RouteEvents {
 
   std::map<std::uint64_t, SpanCover> covers_;      // by epoch: loading, prepared or serving
   std::map<std::uint64_t, LoadedSlice> prepared_;  // loaded, not serving
+  std::optional<Measured> measured_;
+  bool measured_on_layers_ = false;  // or its memory's bandwidth; of what is under way, if it is
+  std::vector<Asker> offer_askers_;
+  LinkProber prober_;
+  Asker probe_asker_;
+  std::chrono::steady_clock::time_point probers_until_{};  // zero: nobody is expected
+
   std::deque<Action> pending_;
   bool acting_ = false;
 

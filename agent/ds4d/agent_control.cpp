@@ -15,6 +15,11 @@ std::string_view text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
+bool is_answered_later(const wire::Request& request) {
+  return std::holds_alternative<wire::OfferRequest>(request.body) ||
+         std::holds_alternative<wire::ProbeRequest>(request.body);
+}
+
 bool concerns_keys(const wire::Request& request) {
   return std::holds_alternative<wire::KeysRequest>(request.body) ||
          std::holds_alternative<wire::TrustRequest>(request.body) ||
@@ -33,9 +38,13 @@ void Agent::on_control(const Incoming& message) {
       reply.error = Error{ErrorCode::kPermission,
                           "this key is a node's of the route, and may not command its agents"};
     } else {
-      if (auto handled = handle(*request); !handled) reply.error = std::move(handled).error();
+      if (auto handled = handle(*request, {std::string(message.sender), request->id}); !handled) {
+        reply.error = std::move(handled).error();
+      } else if (is_answered_later(*request)) {
+        return;
+      }
       const auto* asked = std::get_if<wire::StatusRequest>(&request->body);
-      reply.status = status(asked != nullptr && asked->spans);
+      reply.status = status(asked != nullptr ? *asked : wire::StatusRequest{});
       if (concerns_keys(*request)) reply.keys = known_keys();
     }
     if (reply.error) {
@@ -66,7 +75,7 @@ Result<void> Agent::change(Event&& event) {
   return {};
 }
 
-Result<void> Agent::handle(const wire::Request& request) {
+Result<void> Agent::handle(const wire::Request& request, const Asker& asker) {
   const auto now = std::chrono::steady_clock::now();
   if (const auto* body = std::get_if<wire::PrepareRequest>(&request.body)) return prepare(*body);
   if (const auto* body = std::get_if<wire::CommitRequest>(&request.body)) {
@@ -87,6 +96,15 @@ Result<void> Agent::handle(const wire::Request& request) {
   }
   if (const auto* body = std::get_if<wire::TrustRequest>(&request.body)) return trust(*body);
   if (const auto* body = std::get_if<wire::RevokeRequest>(&request.body)) return revoke(*body);
+  if (const auto* body = std::get_if<wire::OfferRequest>(&request.body)) {
+    return ask_offer(*body, asker);
+  }
+  if (const auto* body = std::get_if<wire::ExpectRequest>(&request.body)) {
+    return expect_probes(*body);
+  }
+  if (const auto* body = std::get_if<wire::ProbeRequest>(&request.body)) {
+    return start_probe(*body, asker);
+  }
   return {};  // status comes with every reply; so do keys with those about them
 }
 
@@ -100,11 +118,12 @@ Result<void> Agent::prepare(const wire::PrepareRequest& request) {
   return change([&](RouteMachine& machine) { return machine.prepare(assignment); });
 }
 
-wire::NodeStatus Agent::status(bool spans) {
+wire::NodeStatus Agent::status(const wire::StatusRequest& asked) {
   StatusInputs inputs{.facts = facts_, .machine = *machine_};
   inputs.stage = plane_->stage();
   inputs.load = loader_->progress();
-  inputs.spans = spans;
+  inputs.spans = asked.spans;
+  inputs.audit = asked.audit;
   inputs.kv_formula = kv_formula();
   const Assignment* shown = machine_->committed();
   if (shown == nullptr) shown = machine_->preparing();
@@ -120,6 +139,10 @@ wire::NodeStatus Agent::status(bool spans) {
   wire::NodeStatus status = report_status(inputs, residency_);
   status.requests = plane_->active_requests();
   status.draining = plane_->draining();
+  status.stage = plane_->stage_figures();
+  status.links = links_->figures();
+  status.clients = plane_->client_figures();
+  status.dropped_messages = links_->dropped();
   return status;
 }
 

@@ -7,6 +7,7 @@
 #include "agent/ds4d/agent.h"
 #include "agent/loader/budget.h"
 #include "agent/log/log.h"
+#include "agent/plan/layer_loads.h"
 #include "engine/model/kv_cache.h"
 #include "engine/residency/interval_set.h"
 #include "engine/residency/span_map.h"
@@ -49,12 +50,16 @@ Result<void> Agent::check_memory(const LayerRange& range) const {
     need.kv_bytes = config_.memory.kv_mib > 0
                         ? std::uint64_t{config_.memory.kv_mib} << 20
                         : KvPlan::make(params_, some, config_.engine.graph, context_).bytes;
-    need.scratch_bytes =
-        scratch_bytes(params_, config_.engine.max_rows) + page_table_bytes(need.weight_bytes);
+    need.scratch_bytes = plan::scratch_bytes(params_, config_.engine.max_rows) +
+                         plan::page_table_bytes(need.weight_bytes);
     return need;
   };
-  const MemorySupply supply = memory_supply(held_bytes(serving) + fd_store_.waiting_bytes());
-  return check_budget(range, budget_bytes(config_.memory, supply), need_of);
+  return check_budget(range, host_budget(), need_of);
+}
+
+std::uint64_t Agent::host_budget() const {
+  return budget_bytes(config_.memory,
+                      memory_supply(held_bytes(plane_->weights()) + fd_store_.waiting_bytes()));
 }
 
 void Agent::watch_memory() {

@@ -14,12 +14,20 @@ constexpr std::uint32_t kCanaryContext = 16;
 constexpr std::int32_t kCanaryToken = 0;
 constexpr std::uint32_t kComplaintsPerMinute = 20;
 
-template <typename... Visitors>
-struct Overloaded : Visitors... {
-  using Visitors::operator()...;
-};
-template <typename... Visitors>
-Overloaded(Visitors...) -> Overloaded<Visitors...>;
+std::uint64_t microseconds(std::chrono::nanoseconds time) {
+  return static_cast<std::uint64_t>(time / std::chrono::microseconds(1));
+}
+
+/// From any thread; false if it could not be sent.
+bool send_away(Links& links, Outgoing& out) {
+  const auto send = [&](auto& frame) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(frame)>, Unsent>)
+      return false;
+    else
+      return links.send(out.to, std::move(frame));
+  };
+  return std::visit(send, out.frame);
+}
 
 }  // namespace
 
@@ -49,11 +57,12 @@ void DataPlane::leave() {
   route_.reset();
 }
 
-Result<void> DataPlane::start_stage(LoadedSlice slice) {
+Result<void> DataPlane::start_stage(LoadedSlice slice, StageOptions options) {
   const StagePlace place{route_->epoch, route_->index,
                          static_cast<std::uint32_t>(route_->route.size())};
   try {
-    auto stage = std::make_unique<Stage>(std::move(slice.slice), place);
+    options.send = [&links = links_](Outgoing& out) { return send_away(links, out); };
+    auto stage = std::make_unique<Stage>(std::move(slice.slice), place, options);
     running_.emplace(Running{std::move(slice.weights), std::move(stage)});
     return {};
   } catch (const std::system_error& error) {
@@ -64,6 +73,7 @@ Result<void> DataPlane::start_stage(LoadedSlice slice) {
 
 std::shared_ptr<void> DataPlane::take_stage() {
   if (!running_) return nullptr;
+  running_->stage->stop_sending();
   auto taken = std::make_shared<Running>(std::move(*running_));
   running_.reset();
   foreign_.clear();
@@ -146,23 +156,37 @@ void DataPlane::flush() {
 void DataPlane::on_stage_event() {
   if (!running_) return;
   for (Outgoing& out : running_->stage->drain()) {
-    const std::uint32_t to = out.to;
-    const bool here = route_ && to == route_->index;
-    const bool sent = std::visit(
-        Overloaded{[&](wire::TokenFrame& frame) {
-                     if (here) deliver(frame);
-                     return here || links_.send(to, frame);
-                   },
-                   [&](wire::ErrorFrame& frame) {
-                     if (here) deliver(frame);
-                     return here || links_.send(to, frame);
-                   },
-                   [&](wire::WorkFrame& frame) { return links_.send(to, std::move(frame)); },
-                   [&](wire::ForkFrame& frame) { return links_.send(to, frame); },
-                   [&](wire::CloseFrame& frame) { return links_.send(to, frame); }},
-        out.frame);
-    if (!sent) events_.on_unreachable(to);
+    if (std::holds_alternative<Unsent>(out.frame)) {
+      events_.on_unreachable(out.to);
+    } else if (const auto* tokens = std::get_if<wire::TokenFrame>(&out.frame)) {
+      deliver(*tokens);
+    } else if (const auto* error = std::get_if<wire::ErrorFrame>(&out.frame)) {
+      deliver(*error);
+    }
   }
+}
+
+wire::StageFigures DataPlane::stage_figures() const {
+  wire::StageFigures figures;
+  figures.clock_us = microseconds(std::chrono::steady_clock::now().time_since_epoch());
+  if (!running_) return figures;
+  const StageStats stats = running_->stage->stats();
+  figures.batches = stats.work.batches;
+  figures.decode_rows = stats.work.decode_rows;
+  figures.prefill_rows = stats.work.prefill_rows;
+  figures.tokens = stats.work.tokens;
+  figures.compute_us = microseconds(stats.work.compute);
+  figures.wait_us = microseconds(stats.work.wait);
+  figures.queue_us = microseconds(stats.work.queue);
+  figures.queue_items = stats.work.queue_items;
+  figures.waiting_rows = stats.waiting_rows;
+  figures.stored_sessions = stats.stored.sessions;
+  figures.stored_bytes = stats.stored.bytes;
+  figures.saves = stats.stored.saved;
+  figures.restores = stats.stored.restored;
+  figures.send_us = microseconds(stats.send_time);
+  figures.send_frames = stats.sent_frames;
+  return figures;
 }
 
 // ---- from other agents -----------------------------------------------------------------------
@@ -227,10 +251,12 @@ void DataPlane::on_frame(const Incoming& frame) {
       return;
     case wire::MessageKind::kPing:
       if (auto ping = wire::decode_ping(body); accept(ping) && speaks_for(frame, ping->stage)) {
+        if (is_current(ping->epoch)) links_.note_ping(*ping);
         events_.on_ping(*ping);
       }
       return;
     case wire::MessageKind::kControl:
+    case wire::MessageKind::kProbe:
       return;  // not ours
   }
 }
@@ -343,7 +369,17 @@ void DataPlane::progress(ipc::ClientId client, std::uint64_t request, std::uint3
 
 void DataPlane::finish(ipc::ClientId client, std::uint64_t request,
                        const ipc::Server::Final& final) {
+  ++clients_.requests;
+  clients_.failed += ipc::is_error(final.status);
+  clients_.prompt_tokens += final.prompt_tokens;
+  clients_.tokens += final.generated_tokens;
   if (server_ != nullptr) server_->finish(client, request, final);
+}
+
+wire::ClientFigures DataPlane::client_figures() const {
+  wire::ClientFigures figures = clients_;
+  figures.connected = server_ != nullptr ? server_->clients() : 0;
+  return figures;
 }
 
 }  // namespace ds4::agent

@@ -47,7 +47,7 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   void join(const Assignment& assignment);
   void leave();
   /// Errors: kResourceExhausted if the kernel has no thread or descriptor left.
-  Result<void> start_stage(LoadedSlice slice);
+  Result<void> start_stage(LoadedSlice slice, StageOptions options);
   /// The stage and its weights, for someone who has the time to destroy them; null if none runs.
   std::shared_ptr<void> take_stage();
 
@@ -73,6 +73,9 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   void set_draining(bool on) { entry_.set_draining(on); }
   bool draining() const { return entry_.draining(); }
   std::size_t active_requests() const { return entry_.active_requests(); }
+  /// All zero while no stage runs.
+  wire::StageFigures stage_figures() const;
+  wire::ClientFigures client_figures() const;
   /// Ends all requests: the agent is stopping.
   void shut_down() { entry_.shut_down(); }
 
@@ -122,6 +125,7 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   Entry entry_;
   std::optional<Assignment> route_;
   std::optional<Running> running_;
+  wire::ClientFigures clients_;
   std::unordered_map<std::uint64_t, std::uint32_t> foreign_;  // open sessions of other entries
 
   // Of this turn of the main loop, towards the first stage: works first, forks after

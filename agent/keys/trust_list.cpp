@@ -130,4 +130,9 @@ bool Gate::is_peer(const KeyBytes& key) const {
   return std::find(peers_.begin(), peers_.end(), key) != peers_.end() && !list_.is_revoked(key);
 }
 
+bool Gate::is_prober(const KeyBytes& key) const {
+  return std::find(probers_.begin(), probers_.end(), key) != probers_.end() &&
+         !list_.is_revoked(key);
+}
+
 }  // namespace ds4::keys

@@ -70,15 +70,21 @@ class Gate {
   void set_list(TrustList list) { list_ = std::move(list); }
   /// Of the routes that serve and are being prepared.
   void set_peers(std::vector<KeyBytes> peers) { peers_ = std::move(peers); }
+  /// Who may measure the way to this agent, for now, and do nothing else.
+  void set_probers(std::vector<KeyBytes> probers) { probers_ = std::move(probers); }
 
   bool may_command(const KeyBytes& key) const;
   bool is_peer(const KeyBytes& key) const;
-  bool admits(const KeyBytes& key) const { return may_command(key) || is_peer(key); }
+  bool is_prober(const KeyBytes& key) const;
+  bool admits(const KeyBytes& key) const {
+    return may_command(key) || is_peer(key) || is_prober(key);
+  }
 
  private:
   PublicKey own_operator_;
   TrustList list_;
   std::vector<KeyBytes> peers_;
+  std::vector<KeyBytes> probers_;
 };
 
 }  // namespace ds4::keys

@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <map>
+#include <mutex>
 #include <zmq.hpp>
 
+#include "agent/link/link_probe.h"
 #include "agent/link/zap.h"
 #include "agent/log/log.h"
 
@@ -50,16 +53,26 @@ std::span<const std::byte> bytes_of(const zmq::message_t& message) {
 }
 
 /// The streams as they lie, without a copy: the message owns the vector and frees it when sent.
-zmq::message_t adopt(std::vector<float> values) {
+template <typename T>
+zmq::message_t adopt(std::vector<T> values) {
   if (values.empty()) return zmq::message_t();
-  auto* owned = new std::vector<float>(std::move(values));
-  return {owned->data(), owned->size() * sizeof(float),
-          [](void*, void* hint) { delete static_cast<std::vector<float>*>(hint); }, owned};
+  auto* owned = new std::vector<T>(std::move(values));
+  return {owned->data(), owned->size() * sizeof(T),
+          [](void*, void* hint) { delete static_cast<std::vector<T>*>(hint); }, owned};
+}
+
+std::uint64_t now_us() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(now / std::chrono::microseconds(1));
 }
 
 struct Link {
   zmq::socket_t work;
   zmq::socket_t pings;
+  wire::LinkFigures figures = {};
+  // Of the last ping from there.
+  std::uint64_t heard_at_us = 0;
+  std::uint64_t heard_sent_us = 0;
 };
 
 zmq::const_buffer buffer_of(const keys::KeyBytes& key) {
@@ -78,12 +91,17 @@ struct Links::Impl {
   zmq::context_t context{1};
   std::optional<ZapHandler> zap;
   zmq::socket_t router{context, zmq::socket_type::router};
+  /// Held where a work socket or the counts of what was sent are used, and where `links` changes:
+  /// then only the main loop's thread reads it without.
+  mutable std::mutex sending;
   std::map<std::uint32_t, Link> links;               // by stage
   std::map<keys::KeyBytes, std::uint32_t> stage_of;  // the other stages of the route
+  std::uint64_t connected_us = 0;                    // when the links were made
   std::string address;
   std::uint64_t dropped = 0;
   std::uint64_t refused = 0;
   std::vector<zmq::message_t> parts;  // of the message being received
+  std::vector<pollfd> polled;
 
   bool secure() const { return config.key.has_value(); }
 
@@ -129,6 +147,12 @@ struct Links::Impl {
     address = router.get(zmq::sockopt::last_endpoint);
   }
 
+  /// Adds the socket to what is polled. True if it has something already.
+  bool watch(const zmq::socket_ref& socket) {
+    polled.push_back({socket.get(zmq::sockopt::fd), POLLIN, 0});
+    return (socket.get(zmq::sockopt::events) & ZMQ_POLLIN) != 0;
+  }
+
   void answer_door() {
     if (!zap) return;
     zap->answer([this](const keys::KeyBytes& key) { return gate.admits(key); },
@@ -160,13 +184,19 @@ struct Links::Impl {
 
   bool send(std::uint32_t stage, wire::MessageKind kind, const std::string& header,
             std::optional<zmq::message_t> streams = {}) {
-    const auto link = links.find(stage);
-    if (link == links.end()) return false;
     std::vector<zmq::message_t> messages;
     messages.emplace_back(wire::encode_kind(kind));
     messages.emplace_back(header);
     if (streams) messages.push_back(std::move(*streams));
-    return send(link->second.work, messages);
+    std::uint64_t bytes = 0;
+    for (const zmq::message_t& message : messages) bytes += message.size();
+    const std::lock_guard lock(sending);
+    const auto link = links.find(stage);
+    if (link == links.end()) return false;
+    if (!send(link->second.work, messages)) return false;
+    ++link->second.figures.frames_sent;
+    link->second.figures.bytes_sent += bytes;
+    return true;
   }
 
   /// One message, all its parts; false if there is none.
@@ -197,13 +227,37 @@ struct Links::Impl {
     if (!key || !gate.admits(*key))
       return fail(ErrorCode::kPermission, "its sender is not trusted");
     message.may_command = gate.may_command(*key);
-    if (message.kind == wire::MessageKind::kControl) return {};
+    if (message.kind == wire::MessageKind::kProbe) return {};  // that is all a prober may send
+    if (message.kind == wire::MessageKind::kControl &&
+        (message.may_command || gate.is_peer(*key))) {
+      return {};
+    }
     const auto found = stage_of.find(*key);
     if (found == stage_of.end() || !gate.is_peer(*key)) {
       return fail(ErrorCode::kPermission, "its sender is no node of this agent's route");
     }
     message.stage = found->second;
     return {};
+  }
+
+  /// The number alone comes back: nobody gets more bytes than he sent.
+  void answer_probe(const Incoming& probe) {
+    if (probe.parts[0].size() != kProbeHeaderBytes) return drop("it is a probe without a number");
+    std::vector<zmq::message_t> messages;
+    messages.emplace_back(probe.sender);
+    messages.emplace_back(wire::encode_kind(wire::MessageKind::kProbe));
+    messages.emplace_back(probe.parts[0].data(), probe.parts[0].size());
+    (void)send(router, messages);
+  }
+
+  void count_received(const Incoming& message) {
+    if (!message.stage || message.kind == wire::MessageKind::kPing) return;
+    const auto link = links.find(*message.stage);
+    if (link == links.end()) return;
+    ++link->second.figures.frames_received;
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+      link->second.figures.bytes_received += parts[i].size();
+    }
   }
 
   void drop(std::string_view why) {
@@ -236,18 +290,22 @@ std::uint64_t Links::dropped() const {
 }
 
 void Links::wait(std::span<pollfd> fds, std::chrono::milliseconds timeout) {
-  std::vector<zmq::pollitem_t> items;
-  items.push_back({impl_->router.handle(), 0, ZMQ_POLLIN, 0});
-  for (const pollfd& fd : fds) items.push_back({nullptr, fd.fd, ZMQ_POLLIN, 0});
-  if (impl_->zap) items.push_back({impl_->zap->socket(), 0, ZMQ_POLLIN, 0});
+  std::vector<pollfd>& polled = impl_->polled;
+  polled.assign(fds.begin(), fds.end());
+  bool ready = false;
   try {
-    zmq::poll(items, timeout);
+    // A socket's descriptor says once that there is something new. So whoever sleeps on it must
+    // have looked before.
+    ready = impl_->watch(impl_->router);
+    if (impl_->zap) ready = impl_->watch(impl_->zap->socket()) || ready;
   } catch (const zmq::error_t&) {
     return;  // interrupted: the caller looks at everything again
   }
+  const int most_ms = ready ? 0 : static_cast<int>(timeout.count());
+  if (::poll(polled.data(), static_cast<nfds_t>(polled.size()), most_ms) < 0) return;
   impl_->answer_door();
   for (std::size_t i = 0; i < fds.size(); ++i) {
-    fds[i].revents = static_cast<short>(items[i + 1].revents != 0 ? POLLIN : 0);
+    fds[i].revents = static_cast<short>(polled[i].revents != 0 ? POLLIN : 0);
   }
 }
 
@@ -270,7 +328,12 @@ bool Links::receive(const std::function<void(const Incoming&)>& handler) {
     impl_->drop(ok.error().message);
     return true;
   }
-  handler(message);
+  if (message.kind == wire::MessageKind::kProbe) {
+    impl_->answer_probe(message);
+  } else {
+    impl_->count_received(message);
+    handler(message);
+  }
   return true;
 }
 
@@ -284,6 +347,8 @@ void Links::reply(std::string_view sender, const std::string& json) {
 
 Result<void> Links::connect(std::span<const wire::StageSpec> route, std::uint32_t own) {
   disconnect();
+  const std::lock_guard lock(impl_->sending);
+  impl_->connected_us = now_us();
   for (std::uint32_t stage = 0; stage < route.size(); ++stage) {
     if (stage == own) continue;
     const std::string& address = route[stage].address;
@@ -295,7 +360,8 @@ Result<void> Links::connect(std::span<const wire::StageSpec> route, std::uint32_
     }
     try {
       impl_->links.emplace(stage, Link{impl_->dial(address, key, kWorkQueue, false),
-                                       impl_->dial(address, key, kPingQueue, true)});
+                                       impl_->dial(address, key, kPingQueue, true),
+                                       {.node = route[stage].node}});
     } catch (const zmq::error_t& error) {
       return tl::unexpected<Error>(
           to_error(error, fmt::format("connect to node {} ({})", route[stage].node, address)));
@@ -306,12 +372,15 @@ Result<void> Links::connect(std::span<const wire::StageSpec> route, std::uint32_
 
 void Links::disconnect() {
   impl_->stage_of.clear();
+  const std::lock_guard lock(impl_->sending);
   impl_->links.clear();
 }
 
 bool Links::send(std::uint32_t stage, wire::WorkFrame frame) {
-  const std::string header = wire::encode(frame);
-  return impl_->send(stage, wire::MessageKind::kWork, header, adopt(std::move(frame.streams)));
+  frame.activations = impl_->config.activations;
+  auto streams = frame.activations == wire::Activations::kBf16 ? adopt(wire::to_bf16(frame.streams))
+                                                               : adopt(std::move(frame.streams));
+  return impl_->send(stage, wire::MessageKind::kWork, wire::encode(frame), std::move(streams));
 }
 
 bool Links::send(std::uint32_t stage, const wire::TokenFrame& frame) {
@@ -331,13 +400,36 @@ bool Links::send(std::uint32_t stage, const wire::ErrorFrame& frame) {
 }
 
 void Links::ping(const wire::PingFrame& frame) {
-  const std::string header = wire::encode(frame);
+  wire::PingFrame timed = frame;
   for (auto& [stage, link] : impl_->links) {
+    timed.sent_us = now_us();
+    timed.echo_us = link.heard_sent_us;
+    timed.held_us = timed.sent_us - link.heard_at_us;
     std::vector<zmq::message_t> messages;
     messages.emplace_back(wire::encode_kind(wire::MessageKind::kPing));
-    messages.emplace_back(header);
+    messages.emplace_back(wire::encode(timed));
     (void)impl_->send(link.pings, messages);
   }
+}
+
+void Links::note_ping(const wire::PingFrame& frame) {
+  const auto found = impl_->links.find(frame.stage);
+  if (found == impl_->links.end()) return;
+  Link& link = found->second;
+  link.heard_at_us = now_us();
+  link.heard_sent_us = frame.sent_us;
+  // Not of a ping before these links: another process, or another start of this machine, sent it.
+  if (frame.echo_us < impl_->connected_us || frame.echo_us > link.heard_at_us) return;
+  const std::uint64_t away_us = link.heard_at_us - frame.echo_us;
+  if (frame.held_us > away_us) return;  // no honest answer
+  link.figures.round_trip_us = std::max<std::uint64_t>(1, away_us - frame.held_us);
+}
+
+std::vector<wire::LinkFigures> Links::figures() const {
+  const std::lock_guard lock(impl_->sending);
+  std::vector<wire::LinkFigures> all;
+  for (const auto& [stage, link] : impl_->links) all.push_back(link.figures);
+  return all;
 }
 
 }  // namespace ds4::agent

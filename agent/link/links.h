@@ -12,12 +12,14 @@
 // Everything is encrypted and authenticated with CURVE, unless the configuration says insecure =
 // true: whoever connects has proven his key, and is admitted only if the Gate knows it (zap.h).
 // Each message is judged by its sender's key once more when it is received: control comes from
-// operators, frames from the stage that the route has the key of, all else is dropped. So a key
+// operators, frames from the stage that the route has the key of, probes (link_probe.h, answered
+// here) from these and from whoever is expected to measure, all else is dropped. So a key
 // that is revoked is cut off with the very next message.
 //
 // All exceptions of the library stop here.
 //
-// Thread rule: the main loop's thread.
+// Thread rule: the main loop's thread; send() also from others, which is how the engine thread's
+// frames leave without waking the main loop first.
 #include <poll.h>
 
 #include <chrono>
@@ -44,6 +46,7 @@ struct LinkConfig {
   std::uint64_t max_message_bytes = 64U << 20;  // of one part; a longer one ends the connection
   std::chrono::milliseconds timeout{2000};      // after which a silent connection is made anew
   std::optional<keys::KeyPair> key = {};        // this agent's; none: no encryption, no trust
+  wire::Activations activations = wire::Activations::kFloat32;  // of the work that is sent
 };
 
 /// Valid during the call that receives it.
@@ -71,7 +74,8 @@ class Links {
   /// Until a message can be received, one of `fds` is ready (their revents are set), or the time is
   /// up.
   void wait(std::span<pollfd> fds, std::chrono::milliseconds timeout);
-  /// Hands one message to `handler`; false if there is none. Messages without a kind are dropped.
+  /// Hands one message to `handler`; false if there is none. Messages without a kind are dropped,
+  /// probes answered.
   bool receive(const std::function<void(const Incoming&)>& handler);
   /// To the sender of a control message, if it is still there.
   void reply(std::string_view sender, const std::string& json);
@@ -82,14 +86,21 @@ class Links {
   Result<void> connect(std::span<const wire::StageSpec> route, std::uint32_t own);
   void disconnect();
 
-  // False if the stage is unreachable: its queue is full, or there is no such link.
+  // From any thread. False if the stage is unreachable: its queue is full, or there is no such
+  // link.
   bool send(std::uint32_t stage, wire::WorkFrame frame);
   bool send(std::uint32_t stage, const wire::TokenFrame& frame);
   bool send(std::uint32_t stage, const wire::CloseFrame& frame);
   bool send(std::uint32_t stage, const wire::ForkFrame& frame);
   bool send(std::uint32_t stage, const wire::ErrorFrame& frame);
-  /// To every linked stage; not connected ones miss it.
+  /// To every linked stage; not connected ones miss it. Each gets times of its own in it, by which
+  /// it measures the round trip.
   void ping(const wire::PingFrame& frame);
+  /// This ping has come from one of the linked stages.
+  void note_ping(const wire::PingFrame& frame);
+
+  /// One for each link, in the order of the stages; from connect() on.
+  std::vector<wire::LinkFigures> figures() const;
 
   /// Messages dropped so far because nothing could be made of them, or their senders may not send
   /// them.

@@ -51,14 +51,17 @@ class HostStrategy final : public Strategy {
   void leave() override { space_->leave(); }
   bool broken() const override { return space_->broken().has_value(); }
 
-  Result<LoadedSlice> load(const LayerRange& range, const LoadOptions& options) override {
+  Result<std::uint64_t> device_free_bytes() const override { return 0; }
+
+  Result<LoadedSlice> load(const LayerRange& range, const LoadOptions& options,
+                           std::uint32_t max_rows) override {
     DS4_ASSIGN(std::shared_ptr<const ResidentSlice> weights,
                ResidentSlice::load(space_, range, options));
     CpuSliceOptions cpu;
     cpu.graph = config_.engine.graph;
     cpu.precision = config_.engine.precision;
     cpu.threads = config_.engine.threads;
-    cpu.max_rows = config_.engine.max_rows;
+    cpu.max_rows = max_rows;
     DS4_ASSIGN(const std::uint64_t session, session_bytes(space_->model(), range, config_));
     const std::uint64_t left = budget_bytes({}, memory_supply(0));
     cpu.kv_budget_bytes = choose_kv_budget(config_.memory, left == UINT64_MAX ? 0 : left, session);
@@ -94,14 +97,20 @@ class CudaStrategy final : public Strategy {
   }
   bool broken() const override { return space_ && space_->broken(); }
 
-  Result<LoadedSlice> load(const LayerRange& range, const LoadOptions& options) override {
+  Result<std::uint64_t> device_free_bytes() const override {
+    if (takes_host_memory()) return 0;
+    DS4_ASSIGN(const DeviceFacts facts, engine_->facts());
+    return facts.free_bytes;
+  }
+
+  Result<LoadedSlice> load(const LayerRange& range, const LoadOptions& options,
+                           std::uint32_t max_rows) override {
     DS4_ASSIGN(auto weights, load_weights(range, options));
-    log(LogLevel::kInfo, "{}", weights->describe());
     DS4_ASSIGN(const DeviceFacts facts, engine_->facts());
     DS4_ASSIGN(const std::uint64_t session, session_bytes(*model_, range, config_));
     CudaSliceOptions cuda;
     cuda.graph = config_.engine.graph;
-    cuda.max_rows = config_.engine.max_rows;
+    cuda.max_rows = max_rows;
     cuda.kv_budget_bytes = choose_kv_budget(config_.memory, facts.free_bytes, session);
     DS4_ASSIGN(auto slice, engine_->make_slice(weights, cuda));
     log(LogLevel::kInfo, "{}, KV budget {} MiB", facts.name, cuda.kv_budget_bytes >> 20);

@@ -35,7 +35,11 @@ class Strategy {
   /// True if its slices read the model file's own pages, and not copies of them.
   virtual bool shows_the_file() const = 0;
   /// Errors leave nothing behind. What another slice of this strategy holds is not loaded twice.
-  virtual Result<LoadedSlice> load(const LayerRange& range, const LoadOptions& options) = 0;
+  /// The slice takes `max_rows` rows in one pass.
+  virtual Result<LoadedSlice> load(const LayerRange& range, const LoadOptions& options,
+                                   std::uint32_t max_rows) = 0;
+  /// Of the memory that loads take where that is not the host's; 0 where it is.
+  virtual Result<std::uint64_t> device_free_bytes() const = 0;
   /// The process ends in order: what can outlive it should.
   virtual void leave() = 0;
   /// Its pages cannot be trusted any more: loads need a new strategy.

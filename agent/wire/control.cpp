@@ -1,5 +1,7 @@
 #include "agent/wire/control.h"
 
+#include <fmt/format.h>
+
 #include <array>
 
 #include "agent/wire/json_fields.h"
@@ -16,8 +18,10 @@ template <typename... Visitors>
 Overloaded(Visitors...) -> Overloaded<Visitors...>;
 
 // In the order of Request::body's alternatives.
-constexpr std::array<std::string_view, 9> kRequestNames = {
-    "status", "prepare", "commit", "abort", "release", "keys", "trust", "revoke", "drain"};
+constexpr std::array<std::string_view, 12> kRequestNames = {
+    "status", "prepare", "commit", "abort", "release", "keys",
+    "trust",  "revoke",  "drain",  "offer", "expect",  "probe"};
+static_assert(kRequestNames.size() == std::variant_size_v<decltype(Request::body)>);
 
 ErrorCode error_code_from(std::string_view name) {
   for (int i = 0; i <= static_cast<int>(ErrorCode::kInternal); ++i) {
@@ -31,6 +35,7 @@ void read_body(Fields& fields, std::string_view name, Request& request) {
   if (name == "status") {
     auto& status = request.body.emplace<StatusRequest>();
     if (fields.has("spans")) fields.boolean("spans", status.spans);
+    if (fields.has("audit")) fields.boolean("audit", status.audit);
   } else if (name == "prepare") {
     auto& prepare = request.body.emplace<PrepareRequest>();
     fields.u64("epoch", prepare.epoch);
@@ -53,8 +58,19 @@ void read_body(Fields& fields, std::string_view name, Request& request) {
     fields.name("who", request.body.emplace<RevokeRequest>().who);
   } else if (name == "drain") {
     fields.boolean("on", request.body.emplace<DrainRequest>().on);
+  } else if (name == "offer") {
+    auto& offer = request.body.emplace<OfferRequest>();
+    if (fields.has("measure")) fields.boolean("measure", offer.measure);
+  } else if (name == "expect") {
+    auto& expect = request.body.emplace<ExpectRequest>();
+    fields.array("nodes", kMaxProbeKeys,
+                 [&](Fields& inner) { inner.name("key", expect.keys.emplace_back()); });
+  } else if (name == "probe") {
+    auto& probe = request.body.emplace<ProbeRequest>();
+    fields.name("address", probe.address);
+    fields.name("key", probe.key);
   } else {
-    fields.reject("request", "status, prepare, commit, abort, release, keys, trust or revoke");
+    fields.reject("request", fmt::format("one of {}", fmt::join(kRequestNames, ", ")));
   }
 }
 
@@ -66,25 +82,38 @@ std::string_view name_of(const Request& request) {
 
 std::string encode(const Request& request) {
   Json json = {{"id", request.id}, {"request", name_of(request)}};
-  std::visit(
-      Overloaded{[&](const StatusRequest& status) {
-                   if (status.spans) json["spans"] = true;
-                 },
-                 [&](const PrepareRequest& prepare) {
-                   json["epoch"] = prepare.epoch;
-                   json["fingerprint"] = prepare.fingerprint;
-                   json["route"] = to_json(prepare.route);
-                   json["you"] = prepare.you;
-                 },
-                 [&](const CommitRequest& commit) { json["epoch"] = commit.epoch; },
-                 [&](const AbortRequest& abort) { json["epoch"] = abort.epoch; },
-                 [&](const TrustRequest& trust) {
-                   json["name"] = trust.name;
-                   json["key"] = trust.key;
-                 },
-                 [&](const RevokeRequest& revoke) { json["who"] = revoke.who; },
-                 [&](const DrainRequest& drain) { json["on"] = drain.on; }, [](const auto&) {}},
-      request.body);
+  std::visit(Overloaded{[&](const StatusRequest& status) {
+                          if (status.spans) json["spans"] = true;
+                          if (!status.audit) json["audit"] = false;
+                        },
+                        [&](const PrepareRequest& prepare) {
+                          json["epoch"] = prepare.epoch;
+                          json["fingerprint"] = prepare.fingerprint;
+                          json["route"] = to_json(prepare.route);
+                          json["you"] = prepare.you;
+                        },
+                        [&](const CommitRequest& commit) { json["epoch"] = commit.epoch; },
+                        [&](const AbortRequest& abort) { json["epoch"] = abort.epoch; },
+                        [&](const TrustRequest& trust) {
+                          json["name"] = trust.name;
+                          json["key"] = trust.key;
+                        },
+                        [&](const RevokeRequest& revoke) { json["who"] = revoke.who; },
+                        [&](const DrainRequest& drain) { json["on"] = drain.on; },
+                        [&](const OfferRequest& offer) {
+                          if (offer.measure) json["measure"] = true;
+                        },
+                        [&](const ExpectRequest& expect) {
+                          Json& nodes = json["nodes"] = Json::array();
+                          for (const std::string& key : expect.keys)
+                            nodes.push_back({{"key", key}});
+                        },
+                        [&](const ProbeRequest& probe) {
+                          json["address"] = probe.address;
+                          json["key"] = probe.key;
+                        },
+                        [](const ReleaseRequest&) {}, [](const KeysRequest&) {}},
+             request.body);
   return dump(json);
 }
 
@@ -100,6 +129,8 @@ std::string encode(const Reply& reply) {
       keys.push_back({{"name", known.name}, {"key", known.key}, {"revoked", known.revoked}});
     }
   }
+  if (reply.offer) json["offer"] = to_json(*reply.offer);
+  if (reply.probe) json["probe"] = to_json(*reply.probe);
   return dump(json);
 }
 
@@ -144,6 +175,12 @@ Result<Reply> decode_reply(std::string_view text) {
       inner.name("key", known.key);
       inner.boolean("revoked", known.revoked);
     });
+  }
+  if (fields.has("offer")) {
+    fields.object("offer", [&](Fields& inner) { read(inner, reply.offer.emplace()); });
+  }
+  if (fields.has("probe")) {
+    fields.object("probe", [&](Fields& inner) { read(inner, reply.probe.emplace()); });
   }
   if (error) return tl::unexpected<Error>(std::move(*error));
   return reply;

@@ -19,6 +19,8 @@
 #include <variant>
 #include <vector>
 
+#include "agent/wire/figures.h"
+#include "agent/wire/offer.h"
 #include "engine/base/result.h"
 
 namespace ds4::wire {
@@ -42,12 +44,15 @@ struct StageSpec {
 
 struct StatusRequest {
   bool spans = false;  // with ResidentReport::intervals
+  /// Ask the kernel what is resident. Without, that part of the answer may be old; who looks every
+  /// second should not have an agent walk 100 GiB of page tables for it.
+  bool audit = true;
   bool operator==(const StatusRequest&) const = default;
 };
 
 /// Make the layers of `you` resident, ready to serve as that stage of `route`. Refused at once:
-/// another fingerprint (kMismatch), an epoch not above the node's highest (kMismatch), another epoch
-/// being prepared (kUnavailable), a range the model or the memory cannot hold.
+/// another fingerprint (kMismatch), an epoch not above the node's highest (kMismatch), another
+/// epoch being prepared (kUnavailable), a range the model or the memory cannot hold.
 struct PrepareRequest {
   std::uint64_t epoch = 0;
   std::string fingerprint;  // the model's; empty: take what you have
@@ -86,24 +91,47 @@ struct TrustRequest {
   bool operator==(const TrustRequest&) const = default;
 };
 
-/// Nothing of this key's owner is heard any more, on standing connections either. `who` is a key, or
-/// the name of a trusted operator or of a node of this agent's routes.
+/// Nothing of this key's owner is heard any more, on standing connections either. `who` is a key,
+/// or the name of a trusted operator or of a node of this agent's routes.
 struct RevokeRequest {
   std::string who;
   bool operator==(const RevokeRequest&) const = default;
 };
 
-/// Before planned work: this agent's programs get no new requests answered (kBusy, retryable), those
-/// that run go on; NodeStatus::requests counts them. Until `on` is false, or the agent starts anew.
+/// Before planned work: this agent's programs get no new requests answered (kBusy, retryable),
+/// those that run go on; NodeStatus::requests counts them. Until `on` is false, or the agent starts
+/// anew.
 struct DrainRequest {
   bool on = true;
   bool operator==(const DrainRequest&) const = default;
 };
 
+/// What could this node hold, and how fast? Answered in Reply::offer, within a second or two if its
+/// speed has to be measured first. kUnavailable while it loads.
+struct OfferRequest {
+  bool measure = false;  // even if it is known what was measured before
+  bool operator==(const OfferRequest&) const = default;
+};
+
+/// For half a minute, the owners of these keys may send this agent probes, and nothing else.
+struct ExpectRequest {
+  std::vector<std::string> keys;  // "node:..."; none end the permission
+  bool operator==(const ExpectRequest&) const = default;
+};
+
+/// Measure the way to the agent at `address`, which has this key (empty: links without encryption)
+/// and expects it. Answered in Reply::probe; kBusy while another probe is under way.
+struct ProbeRequest {
+  std::string address;
+  std::string key;
+  bool operator==(const ProbeRequest&) const = default;
+};
+
 struct Request {
   std::uint64_t id = 0;
   std::variant<StatusRequest, PrepareRequest, CommitRequest, AbortRequest, ReleaseRequest,
-               KeysRequest, TrustRequest, RevokeRequest, DrainRequest>
+               KeysRequest, TrustRequest, RevokeRequest, DrainRequest, OfferRequest, ExpectRequest,
+               ProbeRequest>
       body;
   bool operator==(const Request&) const = default;
 };
@@ -206,9 +234,9 @@ struct NodeStatus {
   std::string version;      // of ds4d
   std::string model;        // path of the model file; known (with the next two) without assignment
   std::string fingerprint;  // of the model file
-  std::uint64_t block_count = 0;  // layers of the model
-  std::string layers;             // of the committed route; empty if none
-  std::uint64_t epoch = 0;        // of the committed route; 0 if there was none yet
+  std::uint64_t block_count = 0;    // layers of the model
+  std::string layers;               // of the committed route; empty if none
+  std::uint64_t epoch = 0;          // of the committed route; 0 if there was none yet
   std::uint64_t highest_epoch = 0;  // ever prepared here, aborted ones included: prepare one above
   std::optional<Preparation> preparation;
   CoverReport cover;  // of the committed layers, else of those being prepared
@@ -218,8 +246,14 @@ struct NodeStatus {
   bool draining = false;       // see DrainRequest
   std::uint64_t kv_bytes = 0;
   std::string kv_formula;  // what one session of the configured context takes, as the sum it is
-  LoadProgress load;  // of the load going on, or of the last one
+  LoadProgress load;       // of the load going on, or of the last one
   std::vector<StageSpec> route;
+  StageFigures stage;
+  std::vector<LinkFigures> links;  // to the other nodes of the route
+  ClientFigures clients;
+  /// From the network since the agent started, because nothing could be made of them or their
+  /// senders may not send them.
+  std::uint64_t dropped_messages = 0;
   bool operator==(const NodeStatus&) const = default;
 };
 
@@ -239,6 +273,8 @@ struct Reply {
   std::optional<Error> error;
   std::optional<NodeStatus> status;
   std::optional<std::vector<KnownKey>> keys = {};  // to KeysRequest, TrustRequest, RevokeRequest
+  std::optional<NodeOffer> offer = {};
+  std::optional<ProbeFigures> probe = {};
 };
 
 /// JSON texts. Bytes that are not UTF-8 become U+FFFD, so encoding never fails.

@@ -23,6 +23,10 @@ struct StageFigures {
   std::uint64_t queue_us = 0;      // from an item's arrival to the batch it was in; of all together
   std::uint64_t queue_items = 0;   // that `queue_us` is of
   std::uint64_t waiting_rows = 0;  // at this moment; no total
+  std::uint64_t stored_sessions = 0;  // put away on disk at this moment; no total
+  std::uint64_t stored_bytes = 0;     // theirs; no total
+  std::uint64_t saves = 0;            // caches written to disk
+  std::uint64_t restores = 0;         // sessions that went on from there
   std::uint64_t send_us = 0;  // from a batch's end until its frames were handed on; of all together
   std::uint64_t send_frames = 0;  // that `send_us` is of
   bool operator==(const StageFigures&) const = default;

@@ -3,12 +3,22 @@
 namespace ds4::wire {
 
 Json to_json(const StageFigures& stage) {
-  return {{"clock_us", stage.clock_us},       {"batches", stage.batches},
-          {"decode_rows", stage.decode_rows}, {"prefill_rows", stage.prefill_rows},
-          {"tokens", stage.tokens},           {"compute_us", stage.compute_us},
-          {"wait_us", stage.wait_us},         {"queue_us", stage.queue_us},
-          {"queue_items", stage.queue_items}, {"waiting_rows", stage.waiting_rows},
-          {"send_us", stage.send_us},         {"send_frames", stage.send_frames}};
+  return {{"clock_us", stage.clock_us},
+          {"batches", stage.batches},
+          {"decode_rows", stage.decode_rows},
+          {"prefill_rows", stage.prefill_rows},
+          {"tokens", stage.tokens},
+          {"compute_us", stage.compute_us},
+          {"wait_us", stage.wait_us},
+          {"queue_us", stage.queue_us},
+          {"queue_items", stage.queue_items},
+          {"waiting_rows", stage.waiting_rows},
+          {"stored_sessions", stage.stored_sessions},
+          {"stored_bytes", stage.stored_bytes},
+          {"saves", stage.saves},
+          {"restores", stage.restores},
+          {"send_us", stage.send_us},
+          {"send_frames", stage.send_frames}};
 }
 
 Json to_json(const LinkFigures& link) {
@@ -39,6 +49,10 @@ void read(Fields& fields, StageFigures& stage) {
   fields.u64("queue_us", stage.queue_us);
   fields.u64("queue_items", stage.queue_items);
   fields.u64("waiting_rows", stage.waiting_rows);
+  fields.u64("stored_sessions", stage.stored_sessions);
+  fields.u64("stored_bytes", stage.stored_bytes);
+  fields.u64("saves", stage.saves);
+  fields.u64("restores", stage.restores);
   fields.u64("send_us", stage.send_us);
   fields.u64("send_frames", stage.send_frames);
 }

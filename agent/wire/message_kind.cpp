@@ -31,6 +31,7 @@ Result<MessageKind> decode_kind(std::span<const std::byte> part) {
     case MessageKind::kFork:
     case MessageKind::kError:
     case MessageKind::kPing:
+    case MessageKind::kProbe:
       return kind;
   }
   return fail(ErrorCode::kCorrupt,

@@ -206,6 +206,11 @@ Json to_json(const NodeStatus& status) {
                   {"bytes_total", status.load.bytes_total},
                   {"seconds_left", status.load.seconds_left}};
   json["route"] = to_json(status.route);
+  json["stage"] = to_json(status.stage);
+  Json& links = json["links"] = Json::array();
+  for (const LinkFigures& link : status.links) links.push_back(to_json(link));
+  json["clients"] = to_json(status.clients);
+  json["dropped_messages"] = status.dropped_messages;
   return json;
 }
 
@@ -246,6 +251,11 @@ void read(Fields& fields, NodeStatus& status) {
     inner.u64("seconds_left", status.load.seconds_left);
   });
   read_route(fields, status.route);
+  fields.object("stage", [&](Fields& inner) { read(inner, status.stage); });
+  fields.array("links", kMaxStages,
+               [&](Fields& inner) { read(inner, status.links.emplace_back()); });
+  fields.object("clients", [&](Fields& inner) { read(inner, status.clients); });
+  fields.u64("dropped_messages", status.dropped_messages);
 }
 
 std::string to_json_text(const NodeStatus& status, int indent) {

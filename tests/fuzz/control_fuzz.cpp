@@ -30,6 +30,7 @@ void reply(std::string_view text) {
   const auto again = decode_reply(encode(*decoded));
   require(again.has_value(), "a reply can be read again");
   require(again->id == decoded->id && again->status == decoded->status, "a status survives");
+  require(again->offer == decoded->offer && again->probe == decoded->probe, "an offer survives");
   require(again->error.has_value() == decoded->error.has_value(), "a refusal survives");
   if (!decoded->error) return;
   require(again->error->code == decoded->error->code, "a code survives");

@@ -98,6 +98,17 @@ TEST(Gate, OperatorsCommandAndPeersDoNot) {
   EXPECT_FALSE(gate.admits(key_of(KeyRole::kNode, 9).bytes));
 }
 
+TEST(Gate, WhoMayMeasureMayDoNothingElse) {
+  Gate gate(kOwn, {});
+  gate.set_probers({kNode.bytes});
+  EXPECT_TRUE(gate.admits(kNode.bytes));
+  EXPECT_TRUE(gate.is_prober(kNode.bytes));
+  EXPECT_FALSE(gate.is_peer(kNode.bytes));
+  EXPECT_FALSE(gate.may_command(kNode.bytes));
+  gate.set_probers({});
+  EXPECT_FALSE(gate.admits(kNode.bytes));
+}
+
 TEST(Gate, ARevocationBeatsEverything) {
   Gate gate(kOwn, {});
   gate.set_peers({kNode.bytes});
@@ -105,6 +116,7 @@ TEST(Gate, ARevocationBeatsEverything) {
   ASSERT_TRUE(list.revoke("b", kNode));
   ASSERT_TRUE(list.revoke("own", kOwn));
   gate.set_list(list);
+  gate.set_probers({kNode.bytes});
   EXPECT_FALSE(gate.admits(kNode.bytes));
   EXPECT_FALSE(gate.admits(kOwn.bytes));
 }

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <optional>
+#include <thread>
 #include <zmq.hpp>
 
 namespace ds4::agent {
@@ -106,6 +107,25 @@ TEST_F(TwoNodes, WorkCarriesItsStreams) {
   EXPECT_EQ(back->streams, frame.streams);
 }
 
+TEST_F(TwoNodes, WhoeverSendsChoosesTheNumbersAndWhoeverReceivesTakesThem) {
+  LinkConfig config;
+  config.address = "tcp://127.0.0.1:*";
+  config.key = key_a;
+  config.activations = wire::Activations::kBf16;
+  auto narrow = Links::bind(config, gate_a);
+  ASSERT_TRUE(narrow && (*narrow)->connect(route, 0));
+  wire::WorkFrame frame;
+  frame.items.push_back({.session = 5, .context = 16, .sample = {}, .tokens = {1}});
+  frame.streams = {1, 2, 0x1.01p0F, -7, 0x1.03p0F, 0, 0, 0};
+  ASSERT_TRUE((*narrow)->send(1, frame));
+  const Taken taken = take(*b);
+  ASSERT_EQ(taken.parts.size(), 2U);
+  EXPECT_EQ(taken.parts[1].size(), frame.streams.size() * 2);
+  const auto back = wire::decode_work(taken.parts[0], taken.parts[1], kFloatsPerRow);
+  ASSERT_TRUE(back) << back.error().message;
+  EXPECT_EQ(back->streams, (std::vector<float>{1, 2, 1, -7, 0x1.04p0F, 0, 0, 0}));
+}
+
 TEST_F(TwoNodes, FramesOfEveryKindArriveInOrder) {
   ASSERT_TRUE(b->send(0, wire::TokenFrame{1, {{.session = 2, .position = 3, .token = 4}}}));
   ASSERT_TRUE(b->send(0, wire::CloseFrame{1, {9}}));
@@ -119,6 +139,24 @@ TEST_F(TwoNodes, FramesOfEveryKindArriveInOrder) {
   const Taken error = take(*a);
   ASSERT_EQ(error.kind, wire::MessageKind::kError);
   EXPECT_EQ(wire::decode_error(error.parts[0])->message, "lost it");
+}
+
+TEST_F(TwoNodes, TheEngineThreadSendsWhileTheMainLoopDoes) {
+  constexpr std::uint64_t kEach = 100;
+  const auto send_all = [this](std::uint64_t first) {
+    for (std::uint64_t i = 0; i < kEach; ++i) {
+      EXPECT_TRUE(a->send(1, wire::CloseFrame{1, {first + i}}));
+    }
+  };
+  std::thread engine([&] { send_all(1000); });
+  send_all(2000);
+  engine.join();
+  std::uint64_t next[] = {1000, 2000};
+  for (std::uint64_t i = 0; i < 2 * kEach; ++i) {
+    const Taken taken = take(*b);
+    const std::uint64_t session = wire::decode_close(taken.parts[0])->sessions.at(0);
+    EXPECT_EQ(session, next[session / 1000 - 1]++);
+  }
 }
 
 TEST_F(TwoNodes, PingsArriveOnceConnected) {
@@ -135,6 +173,64 @@ TEST_F(TwoNodes, PingsArriveOnceConnected) {
       got = true;
     });
   }
+}
+
+TEST_F(TwoNodes, PingsMeasureTheRoundTripWithoutTheTimeTheyWereHeld) {
+  const auto ping = [&](Links& from, std::uint32_t stage, Links& to) {
+    bool got = false;
+    while (!got) {
+      from.ping({.epoch = 1, .stage = stage});
+      to.wait({}, 10ms);
+      to.receive([&](const Incoming& message) {
+        to.note_ping(wire::decode_ping(message.parts[0]).value());
+        got = true;
+      });
+    }
+  };
+  EXPECT_EQ(a->figures().at(0).round_trip_us, 0U);  // nothing is known yet
+  const auto begin = std::chrono::steady_clock::now();
+  ping(*a, 0, *b);
+  std::this_thread::sleep_for(200ms);
+  // Those of b that were on their way before it heard a cannot answer.
+  while (a->figures().at(0).round_trip_us == 0) ping(*b, 1, *a);
+  const auto all = std::chrono::steady_clock::now() - begin;
+  EXPECT_LT(a->figures().at(0).round_trip_us, static_cast<std::uint64_t>((all - 200ms) / 1us));
+}
+
+TEST_F(TwoNodes, AnEchoThatCannotBeIsNotBelieved) {
+  const auto now = std::chrono::duration_cast<std::chrono::microseconds>(
+                       std::chrono::steady_clock::now().time_since_epoch())
+                       .count();
+  const auto now_us = static_cast<std::uint64_t>(now);
+  a->note_ping({.stage = 1, .echo_us = 1});  // of a time before these links
+  a->note_ping({.stage = 1, .echo_us = ~0ULL});
+  a->note_ping({.stage = 1, .echo_us = now_us, .held_us = ~0ULL});
+  a->note_ping({.stage = 200, .echo_us = now_us});
+  EXPECT_EQ(a->figures().at(0).round_trip_us, 0U);
+  a->note_ping({.stage = 1, .echo_us = now_us});
+  EXPECT_GT(a->figures().at(0).round_trip_us, 0U);
+}
+
+TEST_F(TwoNodes, FramesAndTheirBytesAreCountedOnBothSidesOfALink) {
+  wire::WorkFrame frame;
+  frame.epoch = 3;
+  wire::WorkItem& item = frame.items.emplace_back();
+  item.context = 16;
+  item.tokens = {1};
+  frame.streams.resize(kFloatsPerRow);
+  ASSERT_TRUE(a->send(1, frame));
+  ASSERT_TRUE(a->send(1, wire::CloseFrame{3, {9}}));
+  take(*b);
+  take(*b);
+  const wire::LinkFigures sent = a->figures().at(0);
+  const wire::LinkFigures received = b->figures().at(0);
+  EXPECT_EQ(sent.node, "b");
+  EXPECT_EQ(received.node, "a");
+  EXPECT_EQ(sent.frames_sent, 2U);
+  EXPECT_EQ(received.frames_received, 2U);
+  EXPECT_GT(sent.bytes_sent, kFloatsPerRow * sizeof(float));
+  EXPECT_EQ(received.bytes_received, sent.bytes_sent);
+  EXPECT_EQ(sent.frames_received + received.frames_sent, 0U);
 }
 
 TEST_F(TwoNodes, AStageWithoutLinkIsUnreachable) {

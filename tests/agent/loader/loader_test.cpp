@@ -12,6 +12,7 @@
 #include <fstream>
 #include <string>
 
+#include "agent/plan/layer_loads.h"
 #include "engine/cuda/plugin.h"
 #include "engine/gguf/model_file.h"
 #include "engine/residency/span_map.h"
@@ -250,6 +251,61 @@ TEST_F(LoaderTest, MemoryThatMustBeLockedAndCannotIsAnErrorWithTheWayOut) {
 #else
   EXPECT_EQ(status, 0);
 #endif
+}
+
+class Measuring : public LoaderTest {
+ protected:
+  Result<Measured> measure(Loader& loader, std::optional<LayerRange> held) const {
+    const HyperParams params = HyperParams::read(model->gguf()).value();
+    loader.measure(held, plan::layer_loads(model->gguf(), params, {.context = 1024}).value());
+    while (true) {
+      pollfd event{loader.event_fd(), POLLIN, 0};
+      ::poll(&event, 1, -1);
+      if (auto measured = loader.take_measured()) return *std::move(measured);
+    }
+  }
+};
+
+TEST_F(Measuring, ANodeWithoutLayersKnowsItsMemorysBandwidth) {
+  Loader loader(model, config, store);
+  const auto measured = measure(loader, std::nullopt);
+  ASSERT_TRUE(measured) << measured.error().message;
+  EXPECT_TRUE(measured->host_memory);
+  EXPECT_TRUE(measured->rates.empty());
+  EXPECT_GT(measured->overall.decode_bytes_per_s, 0U);
+  EXPECT_EQ(measured->overall.row_macs_per_s, 0U);
+  EXPECT_THAT(measured->how, HasSubstr("bandwidth"));
+}
+
+TEST_F(Measuring, ANodeWithLayersRunsOneOfEachKindAndReadsNothing) {
+  for (const auto strategy : {Config::Strategy::kFile, Config::Strategy::kMemfd}) {
+    config.residency.strategy = strategy;
+    Loader loader(model, config, store);
+    loader.load(1, {1, 5, true});
+    const LoadOutcome serving = wait_for_outcome(loader);
+    ASSERT_TRUE(serving.slice) << serving.slice.error().message;
+    const auto measured = measure(loader, LayerRange{1, 5, true});
+    ASSERT_TRUE(measured) << measured.error().message;
+    EXPECT_EQ(measured->how, "measured on layers 1, 2, 3");
+    ASSERT_EQ(measured->rates.size(), 3U);
+    const std::uint64_t kinds[] = {0, 4, 128};
+    for (std::size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(measured->rates[i].kind, kinds[i]);
+      EXPECT_GT(measured->rates[i].decode_bytes_per_s, 0U);
+      EXPECT_GT(measured->rates[i].row_macs_per_s, 0U);
+    }
+    EXPECT_GT(measured->overall.row_macs_per_s, 0U);
+    // What serves is as it was: the measuring's claims are gone, its own are not.
+    EXPECT_EQ(serving.slice->weights->audit()->outside_cover_bytes, 0U);
+    EXPECT_FALSE(serving.slice->weights->broken());
+  }
+}
+
+TEST_F(Measuring, ComesBehindTheLoadsThatWait) {
+  Loader loader(model, config, store);
+  loader.load(1, {0, 5, true});
+  ASSERT_TRUE(measure(loader, std::nullopt));
+  EXPECT_TRUE(loader.take());
 }
 
 TEST_F(LoaderTest, DestroysWhatIsDiscarded) {

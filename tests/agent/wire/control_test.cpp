@@ -48,6 +48,10 @@ NodeStatus full_status() {
   status.resident.load_us = 12345;
   status.resident.intervals = {{0, 400, 400, 399, 398, 1, 1}, {500, 500, 500, 500, 500, 1, 0}};
   status.load = {10, 20, 30};
+  status.stage = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+  status.links = {{"right", 1, 2, 3, 4, 5}};
+  status.clients = {1, 2, 3, 4, 5};
+  status.dropped_messages = 6;
   status.route = two_stages();
   return status;
 }
@@ -66,6 +70,7 @@ bool names(const std::string& error, const std::string& what) {
 TEST(ControlRequest, EveryKindRoundTrips) {
   const std::vector<Request> requests = {{1, StatusRequest{}},
                                          {9, StatusRequest{.spans = true}},
+                                         {9, StatusRequest{.audit = false}},
                                          {2, prepare_request()},
                                          {3, CommitRequest{7}},
                                          {~0ULL, AbortRequest{~0ULL}},
@@ -74,7 +79,12 @@ TEST(ControlRequest, EveryKindRoundTrips) {
                                          {7, TrustRequest{"alice", "operator:1"}},
                                          {8, RevokeRequest{"alice"}},
                                          {9, DrainRequest{true}},
-                                         {10, DrainRequest{false}}};
+                                         {10, DrainRequest{false}},
+                                         {11, OfferRequest{}},
+                                         {12, OfferRequest{.measure = true}},
+                                         {13, ExpectRequest{{"node:1", "node:2"}}},
+                                         {14, ExpectRequest{}},
+                                         {15, ProbeRequest{"tcp://10.0.0.2:7400", "node:2"}}};
   for (const Request& request : requests) {
     const auto decoded = decode_request(encode(request));
     ASSERT_TRUE(decoded) << name_of(request) << ": " << decoded.error().message;
@@ -126,8 +136,8 @@ TEST(ControlRequest, EveryIllTypedKeyIsNamed) {
 
 TEST(ControlRequest, AnUnknownRequestListsTheKnownOnes) {
   EXPECT_TRUE(names(error_of(R"({"id":1,"request":"explode"})"),
-                    "request.request must be status, prepare, commit, abort, release, keys, trust "
-                    "or revoke"));
+                    "request.request must be one of status, prepare, commit, abort, release, keys, "
+                    "trust, revoke, drain, offer, expect, probe"));
 }
 
 TEST(ControlRequest, NumbersBeyond64BitsAreRefused) {
@@ -214,6 +224,42 @@ TEST(ControlReply, KnownKeysRoundTrip) {
   EXPECT_EQ(decoded->keys, reply.keys);
   EXPECT_FALSE(decode_reply(R"({"id":3,"ok":true,"keys":[{"name":"a","key":3,"revoked":false}]})"));
   EXPECT_FALSE(decode_reply(R"({"id":3,"ok":true,"keys":{}})"));
+}
+
+TEST(ControlReply, OffersAndProbesRoundTrip) {
+  Reply reply{.id = 4, .error = {}, .status = {}};
+  NodeOffer& offer = reply.offer.emplace();
+  offer.budget_bytes = kNoLimit;
+  offer.device_memory = true;
+  offer.held_bytes = 1;
+  offer.kv_fixed_bytes = 2;
+  offer.scratch_bytes = 3;
+  offer.page_bytes = 4096;
+  offer.context = 5;
+  offer.max_rows = 6;
+  offer.graph = "official";
+  offer.stream_row_bytes = 7;
+  offer.layers = {{4, 10, 11, 12, 13, 14}, {kHeadKind, 20, 21, 22, 23, 24}};
+  offer.rates = {{4, 30, 31}};
+  offer.overall = {0, 40, 41};
+  offer.measured = "measured on layer 3";
+  reply.probe = {50, 51, 52};
+  const auto decoded = decode_reply(encode(reply));
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  EXPECT_EQ(decoded->offer, reply.offer);
+  EXPECT_EQ(decoded->probe, reply.probe);
+
+  Json json = Json::parse(encode(reply));
+  json["offer"]["layers"][1].erase("kv_bytes");
+  EXPECT_FALSE(decode_reply(json.dump()));
+  json = Json::parse(encode(reply));
+  for (std::size_t i = 0; i <= kMaxSpeedRates; ++i) {
+    json["offer"]["rates"].push_back(json["offer"]["overall"]);
+  }
+  EXPECT_FALSE(decode_reply(json.dump()));
+  json = Json::parse(encode(reply));
+  json["probe"]["bytes_per_s"] = -1;
+  EXPECT_FALSE(decode_reply(json.dump()));
 }
 
 TEST(ControlRequest, AStageOfAnEarlierReleaseHasNoKey) {
