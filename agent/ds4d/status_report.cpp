@@ -41,15 +41,15 @@ void put_audit(const Residency& audit, wire::ResidentReport& report) {
 
 }  // namespace
 
-wire::ResidentReport ResidencyReporter::report(const Residence& weights) {
+wire::ResidentReport ResidencyReporter::report(const Residence& weights, bool audit) {
   const auto begin = std::chrono::steady_clock::now();
-  if (&weights == weights_ && begin < next_) return last_;
+  if (&weights == weights_ && (!audit || begin < next_)) return last_;
   last_ = {};
   put_figures(weights, last_);
-  if (const auto audit = weights.audit()) {
-    put_audit(*audit, last_);
+  if (const auto found = weights.audit()) {
+    put_audit(*found, last_);
   } else {
-    log(LogLevel::kWarning, "residency cannot be audited: {}", audit.error().message);
+    log(LogLevel::kWarning, "residency cannot be audited: {}", found.error().message);
   }
   const auto end = std::chrono::steady_clock::now();
   next_ = end + 20 * (end - begin);
@@ -77,7 +77,7 @@ wire::NodeStatus report_status(const StatusInputs& inputs, ResidencyReporter& re
   }
   if (inputs.cover != nullptr) status.cover = wire::report_of(*inputs.cover);
   if (inputs.weights != nullptr) {
-    status.resident = residency.report(*inputs.weights);
+    status.resident = residency.report(*inputs.weights, inputs.audit);
     if (!inputs.spans) status.resident.intervals.clear();
   }
   status.kv_formula = inputs.kv_formula;

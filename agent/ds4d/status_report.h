@@ -17,7 +17,8 @@ namespace ds4::agent {
 /// time: mincore(2) over 100 GiB takes a good part of a second, and somebody may be watching.
 class ResidencyReporter {
  public:
-  wire::ResidentReport report(const Residence& weights);
+  /// `audit` false: only if these weights were never looked at.
+  wire::ResidentReport report(const Residence& weights, bool audit);
 
  private:
   const Residence* weights_ = nullptr;  // compared, not used
@@ -32,6 +33,7 @@ struct StatusInputs {
   const SpanCover* cover = nullptr;    // of these, or of those being loaded
   const Stage* stage = nullptr;
   bool spans = false;  // each interval of the residence as well
+  bool audit = true;   // as of StatusRequest
   std::string kv_formula = {};
   wire::LoadProgress load = {};
 };
