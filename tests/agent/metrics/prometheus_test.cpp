@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
+
 #include "tests/agent/metrics/prometheus_reader.h"
 
 namespace ds4::agent {
@@ -65,6 +68,16 @@ TEST(PrometheusText, ExactlyOneStateIsTheNodes) {
 
 TEST(PrometheusText, IsWellFormedForANodeThatHasNothing) {
   EXPECT_THAT(read_metrics(prometheus_text({})).complaints, IsEmpty());
+}
+
+TEST(PrometheusText, EveryFamilyIsInTheManual) {
+  std::ifstream file(DS4_SOURCE_DIR "/packaging/man/ds4d.8");
+  const std::string manual{std::istreambuf_iterator<char>(file), {}};
+  const Metrics metrics = read_metrics(prometheus_text(busy_node()));
+  EXPECT_GT(metrics.families.size(), 30U);
+  for (const auto& [name, family] : metrics.families) {
+    EXPECT_THAT(manual, ::testing::ContainsRegex(name + "[ \n]")) << name;
+  }
 }
 
 TEST(PrometheusText, NamesOfPeersCannotBreakALine) {
