@@ -36,6 +36,7 @@ struct Stage::Impl {
       : slice(std::move(owned)),
         place(where),
         runner(*slice, where, options),
+        send(options.send),
         event(make_event()),
         thread([this] { work(); }) {}
 
@@ -100,11 +101,30 @@ struct Stage::Impl {
     }
   }
 
+  /// What is for other stages goes; what could not is left as Unsent.
+  void send_away(std::vector<Outgoing>& out) {
+    const std::lock_guard lock(sending);
+    if (!send) return;
+    std::vector<Outgoing> rest;
+    for (Outgoing& outgoing : out) {
+      const bool is_local = outgoing.to == place.index;
+      if (!is_local && send(outgoing)) {
+        ++sent_frames;
+        send_time += Clock::now() - outgoing.made;
+        continue;
+      }
+      if (!is_local) outgoing.frame = Unsent{};
+      rest.push_back(std::move(outgoing));
+    }
+    std::swap(out, rest);
+  }
+
   void publish(std::vector<Outgoing>& out) {
     const std::uint64_t kv_bytes = slice->kv_bytes();
     const KvStoreStats stored = runner.stored();
     const auto made = Clock::now();
     for (Outgoing& outgoing : out) outgoing.made = made;
+    send_away(out);
     {
       const std::lock_guard lock(mutex);
       stats.sessions = runner.sessions();
@@ -112,6 +132,8 @@ struct Stage::Impl {
       stats.stored = stored;
       stats.waiting_rows = runner.waiting_rows();
       stats.work = runner.work();
+      stats.sent_frames = sent_frames;
+      stats.send_time = send_time;
       std::move(out.begin(), out.end(), std::back_inserter(outbox));
     }
     if (out.empty()) return;
@@ -123,6 +145,11 @@ struct Stage::Impl {
   const std::unique_ptr<Slice> slice;
   const StagePlace place;
   Runner runner;
+  std::uint64_t sent_frames = 0;
+  std::chrono::nanoseconds send_time{};
+
+  std::mutex sending;  // held while `send` is called
+  std::function<bool(Outgoing&)> send;
   const UniqueFd event;
 
   std::mutex mutex;  // guards everything below
@@ -174,6 +201,11 @@ std::vector<Outgoing> Stage::drain() {
   ::eventfd_read(impl_->event.get(), &count);  // before the look: what comes after it signals again
   const std::lock_guard lock(impl_->mutex);
   return std::exchange(impl_->outbox, {});
+}
+
+void Stage::stop_sending() {
+  const std::lock_guard lock(impl_->sending);
+  impl_->send = {};
 }
 
 StageStats Stage::stats() const {

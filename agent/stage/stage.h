@@ -3,8 +3,10 @@
 //
 // The main loop hands it work, closings and forks; it runs everything that is waiting as one
 // forward() call of many sessions (up to the slice's rows), samples where it owns the output head,
-// and leaves frames for the main loop to send. It never touches a socket. Its event descriptor
-// becomes readable when there is something to drain.
+// and sends what goes to other stages at once, by a function it is given: a frame that had to wait
+// for the main loop would lose the time that the loop takes to wake. What is for this node's own
+// entry is left for the main loop; the event descriptor becomes readable when there is something to
+// drain.
 //
 // An item may be run in parts, so the last stage may acknowledge positions inside an item before
 // its end, and only the end brings the token. Within a session everything happens in the order of
@@ -33,12 +35,15 @@ struct StagePlace {
   std::uint32_t count = 1;  // stages of the route
 };
 
+/// In place of a frame that could not be sent.
+struct Unsent {};
+
 /// A frame to be sent: to stage `to` (which may be this one: then it is handed to the entry, not
 /// sent).
 struct Outgoing {
   std::uint32_t to = 0;
   std::variant<wire::WorkFrame, wire::TokenFrame, wire::CloseFrame, wire::ForkFrame,
-               wire::ErrorFrame>
+               wire::ErrorFrame, Unsent>
       frame;
   std::chrono::steady_clock::time_point made{};  // when the batch that it came of had ended
 };
@@ -47,8 +52,8 @@ struct Outgoing {
 struct KvDiskOptions {
   std::shared_ptr<const KvDirectory> directory;  // null: nowhere
   std::uint64_t most_bytes = 0;                  // on disk; 0: nowhere
-  std::chrono::milliseconds after{0};  // idle for so long; 0: only when memory is used up
-  std::uint64_t maker = 0;             // kv_maker() of the slice
+  std::chrono::milliseconds after{0};            // idle for so long; 0: only when memory is used up
+  std::uint64_t maker = 0;                       // kv_maker() of the slice
 };
 
 struct StageOptions {
@@ -59,6 +64,9 @@ struct StageOptions {
   /// longest first, before a new one is refused. Entries replay what they still want, and caches
   /// whose closing was lost with some peer do not stay for ever.
   std::chrono::milliseconds idle_after{60'000};
+  /// Sends a frame to another stage; called by the engine thread. False if that is unreachable:
+  /// then the frame is lost, and drain() says so. None: all frames wait for drain().
+  std::function<bool(Outgoing&)> send = {};
   KvDiskOptions disk{};
   /// By which batches are timed.
   std::function<std::chrono::steady_clock::time_point()> clock = std::chrono::steady_clock::now;
@@ -82,7 +90,9 @@ struct StageStats {
   std::uint64_t sessions = 0;
   std::uint64_t kv_bytes = 0;
   std::uint64_t waiting_rows = 0;
-  KvStoreStats stored;  // sessions put away, which are not in the figures above
+  std::uint64_t sent_frames = 0;         // by StageOptions::send
+  std::chrono::nanoseconds send_time{};  // from their making to having been sent
+  KvStoreStats stored;                   // sessions put away, which are not in the figures above
   StageWork work;
   /// Since when the engine thread has been running one batch, or has been wanted for one; zero when
   /// it is idle. For a watchdog.
@@ -110,6 +120,8 @@ class Stage {
   int event_fd() const;
   /// What there is to send, in order; resets the event.
   std::vector<Outgoing> drain();
+  /// From now on StageOptions::send is not called any more.
+  void stop_sending();
   StageStats stats() const;
 
  private:

@@ -68,6 +68,57 @@ TEST(Stage, TheEventIsReadableUntilDrained) {
   EXPECT_FALSE(is_readable(*stage));
 }
 
+/// A first stage of two, and what it sends from its own thread.
+struct Sending {
+  explicit Sending(bool can) {
+    StageOptions options;
+    options.send = [this, can](Outgoing& out) {
+      EXPECT_TRUE(std::this_thread::get_id() != caller);
+      EXPECT_EQ(out.to, 1U);
+      if (can) sent.set_value(std::get<wire::WorkFrame>(std::move(out.frame)));
+      return can;
+    };
+    stage = std::make_unique<Stage>(
+        std::make_unique<FakeSlice>(FakeOptions{.last_layer = 2, .output = false},
+                                    std::make_shared<FakeControl>()),
+        StagePlace{kEpoch, 0, 2}, options);
+  }
+
+  const std::thread::id caller = std::this_thread::get_id();
+  std::promise<wire::WorkFrame> sent;
+  std::unique_ptr<Stage> stage;
+};
+
+TEST(Stage, FramesForOtherStagesLeaveByThemselves) {
+  Sending sending(true);
+  sending.stage->submit(wire::WorkFrame{kEpoch, {item(1, {1, 2, 3})}, {}});
+  EXPECT_EQ(sending.sent.get_future().get().streams.size(), 12U);
+  // For this node's own entry: it is left here.
+  wire::WorkItem wrong = item(2, {1});
+  wrong.first_position = 7;
+  sending.stage->submit(wire::WorkFrame{kEpoch, {wrong}, {}});
+  const auto left = wait_and_drain(*sending.stage);
+  ASSERT_EQ(left.size(), 1U);
+  EXPECT_TRUE(std::holds_alternative<wire::ErrorFrame>(left[0].frame));
+  EXPECT_EQ(sending.stage->stats().sent_frames, 1U);
+}
+
+TEST(Stage, AnUnreachableStageIsReported) {
+  Sending sending(false);
+  sending.stage->submit(wire::WorkFrame{kEpoch, {item(1, {1})}, {}});
+  const auto left = wait_and_drain(*sending.stage);
+  ASSERT_EQ(left.size(), 1U);
+  EXPECT_EQ(left[0].to, 1U);
+  EXPECT_TRUE(std::holds_alternative<Unsent>(left[0].frame));
+}
+
+TEST(Stage, ToldToStopItSendsNothingMore) {
+  Sending sending(true);
+  sending.stage->stop_sending();
+  sending.stage->submit(wire::WorkFrame{kEpoch, {item(1, {1})}, {}});
+  EXPECT_TRUE(std::holds_alternative<wire::WorkFrame>(wait_and_drain(*sending.stage)[0].frame));
+}
+
 TEST(Stage, FramesOfAnotherEpochAreDropped) {
   const auto stage = make_stage({}, {kEpoch, 0, 1}, std::make_shared<FakeControl>());
   stage->submit(wire::WorkFrame{kEpoch - 1, {item(1, {1})}, {}});
