@@ -5,11 +5,12 @@ set -uo pipefail
 
 usage() {
   cat <<'END'
-usage: tests/chaos.sh [--generations N] [--clients N] [--pause SECONDS] [--seed N] [--bin FOLDER]
-                      [--json] [--help]
+usage: tests/chaos.sh [--generations N] [--clients N] [--tokens N] [--pause SECONDS] [--seed N]
+                      [--bin FOLDER] [--json] [--help]
 
   --generations N   answers to ask for while faults happen (40)
   --clients N       of them at a time (4)
+  --tokens N        of an answer (400)
   --pause SECONDS   between the end of a fault and the next (3)
   --seed N          of the choice of faults (1)
   --bin FOLDER      where ds4d and ds4ctl are (build/dev/bin)
@@ -30,6 +31,7 @@ END
 
 generations=40
 clients=4
+tokens=400
 pause_s=3
 seed=1
 json=false
@@ -39,6 +41,7 @@ while (($#)); do
   case $1 in
     --generations) generations=$2; shift 2 ;;
     --clients) clients=$2; shift 2 ;;
+    --tokens) tokens=$2; shift 2 ;;
     --pause) pause_s=$2; shift 2 ;;
     --seed) seed=$2; shift 2 ;;
     --bin) bin=$(realpath "$2"); shift 2 ;;
@@ -50,7 +53,7 @@ done
 
 # shellcheck source=tests/route_lib.sh
 source tests/route_lib.sh
-readonly tokens=120 growth_mib=32
+readonly growth_mib=32
 declare -A faults=([kill]=0 [stop]=0 [partition]=0 [entry]=0)
 declare -A born=() before=() after=()
 RANDOM=$seed
@@ -133,10 +136,10 @@ main() {
   begin
   make_network
   make_agents
-  quiet_run $tokens
+  quiet_run "$tokens"
   wait_until_settled 60 || die 'sessions stay after the quiet run'
   for name in "${nodes[@]}"; do before[$name]=$(held "$name"); done
-  ask_all "$generations" "$clients" $tokens
+  ask_all "$generations" "$clients" "$tokens"
   while (($(ended) < generations)); do
     sleep "$pause_s"
     (($(ended) < generations)) || break

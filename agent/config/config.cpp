@@ -4,6 +4,7 @@
 
 #include "agent/config/table_reader.h"
 #include "agent/config/table_writer.h"
+#include "agent/metrics/loopback.h"
 #include "agent/wire/control.h"
 
 namespace ds4::agent {
@@ -69,12 +70,25 @@ void describe(Table& root, Config& config) {
   describe_engine(root.table("engine"), config.engine);
   describe_residency(root.table("residency"), config.residency);
   describe_memory(root.table("memory"), config.memory);
+  Table kv = root.table("kv");
+  kv.text("directory", config.kv.directory, kMaxPathBytes);
+  kv.number("disk_mib", config.kv.disk_mib, 0, 1U << 24);
+  kv.number("disk_after_s", config.kv.disk_after_s, 0, 31'536'000);
+  kv.finish();
   Table link = root.table("link");
   link.number("timeout_ms", config.link.timeout_ms, 50, 3'600'000);
   link.number("ping_ms", config.link.ping_ms, 10, 60'000);
   link.number("lost_ms", config.link.lost_ms, 100, 3'600'000);
   link.number("forget_ms", config.link.forget_ms, 1000, 86'400'000);
+  link.choice("activations", config.link.activations,
+              {{"float32", wire::Activations::kFloat32}, {"bf16", wire::Activations::kBf16}});
   link.finish();
+  Table metrics = root.table("metrics");
+  metrics.text("listen", config.metrics.listen, wire::kMaxNameBytes);
+  metrics.finish();
+  Table pipeline = root.table("pipeline");
+  pipeline.number("decode_wait_ms", config.pipeline.decode_wait_ms, 0, 60'000);
+  pipeline.finish();
   Table logging = root.table("log");
   logging.choice("level", config.log_level,
                  {{"error", LogLevel::kError},
@@ -136,6 +150,11 @@ Result<void> check_config(const Config& config) {
               fmt::format("link.timeout_ms ({}) must be at least three times link.ping_ms ({}), "
                           "or one late ping would take the route down",
                           config.link.timeout_ms, config.link.ping_ms)));
+  if (config.metrics.listen != "off") {
+    if (auto address = parse_loopback(config.metrics.listen); !address) {
+      return fail(std::move(address).error(), "metrics.listen");
+    }
+  }
   return {};
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "agent/log/log.h"
+#include "agent/wire/frame.h"
 #include "engine/base/result.h"
 #include "engine/cpu/linear.h"
 #include "engine/model/hyper_params.h"
@@ -65,6 +66,13 @@ struct Config {
         0;  // KV cache of all sessions; 0: a quarter of what is available after loading
   } memory;
 
+  /// Caches of idle sessions on disk; see stage/kv_store.h.
+  struct Kv {
+    std::string directory;             // default: kv in the state directory
+    std::uint32_t disk_mib = 4096;     // at most; 0: none are put there
+    std::uint32_t disk_after_s = 600;  // idle for so long; 0: only when memory is used up
+  } kv;
+
   struct Link {
     std::uint32_t timeout_ms = 1500;  // a stage silent for longer does not answer
     std::uint32_t ping_ms = 100;
@@ -72,7 +80,20 @@ struct Config {
     std::uint32_t lost_ms = 30'000;
     /// The sessions of an agent that is away for so long are closed on the other stages.
     std::uint32_t forget_ms = 60'000;
+    /// In which numbers this node hands activations on.
+    wire::Activations activations = wire::Activations::kFloat32;
   } link;
+
+  struct Metrics {
+    /// Where GET /metrics is answered, for Prometheus: a loopback address and port, or "off". Off
+    /// by default: every user of the machine could read it, and a second agent could not have it.
+    std::string listen = "off";
+  } metrics;
+
+  struct Pipeline {
+    /// How much later a token may come because of others' prompts; see stage/batch_planner.h.
+    std::uint32_t decode_wait_ms = 100;
+  } pipeline;
 
   LogLevel log_level = LogLevel::kInfo;  // [log] level
 };

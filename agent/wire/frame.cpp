@@ -1,7 +1,7 @@
 // The headers' layout. Every field is little-endian; `x*` stands for the elements counted before.
 //
 // clang-format off
-//   work      epoch u64 | 0 u32 | items u32 | item*
+//   work      epoch u64 | activations u32 (0: float32, 1: bf16) | items u32 | item*
 //   item      session u64 | prefix_hash u64 | first_position u32 | context u32 | entry u32
 //             | flags u32 (1: sample) | tokens u32 | 0 u32 | sampling, if flagged | token i32*
 //   sampling  seed u64 | temperature f32 | top_p f32 | min_p f32 | top_k u32
@@ -12,12 +12,13 @@
 //   fork item source u64 | target u64 | prefix_hash u64 | position u32 | entry u32
 //   error     epoch u64 | stage u32 | code u32 | sessions u32 | message_bytes u32 | session u64* | message
 //   ping      epoch u64 | instance u64 | stage u32 | flags u32 (1: loaded, 2: route ready, 4: hears all)
-//             | processes u64
+//             | processes u64 | sent_us u64 | echo_us u64 | held_us u64
 // clang-format on
 #include "agent/wire/frame.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -26,6 +27,7 @@
 #include "agent/wire/control.h"
 #include "agent/wire/peer_text.h"
 #include "engine/base/checked.h"
+#include "engine/quant/float16.h"
 
 namespace ds4::wire {
 namespace {
@@ -161,12 +163,22 @@ void read_sessions(ByteReader& in, std::uint32_t count, std::vector<std::uint64_
   for (std::uint32_t i = 0; i < count; ++i) sessions.push_back(in.u64("sessions"));
 }
 
-Result<std::vector<float>> read_streams(std::span<const std::byte> bytes, std::uint64_t rows,
-                                        std::uint64_t floats_per_row) {
+Activations read_activations(ByteReader& in) {
+  const std::uint32_t number = in.u32("activations");
+  if (number > static_cast<std::uint32_t>(Activations::kBf16)) {
+    in.reject("activations", fmt::format("are of kind {}: is a later ds4d on the route?", number));
+  }
+  return static_cast<Activations>(number);
+}
+
+Result<std::vector<float>> read_streams(std::span<const std::byte> bytes, Activations activations,
+                                        std::uint64_t rows, std::uint64_t floats_per_row) {
   std::vector<float> streams;
   if (bytes.empty()) return streams;
+  const bool narrow = activations == Activations::kBf16;
+  const std::uint64_t float_bytes = narrow ? sizeof(std::uint16_t) : sizeof(float);
   const auto floats = checked_mul(rows, floats_per_row);
-  const auto expected = floats ? checked_mul<std::uint64_t>(*floats, sizeof(float)) : std::nullopt;
+  const auto expected = floats ? checked_mul<std::uint64_t>(*floats, float_bytes) : std::nullopt;
   if (expected != bytes.size()) {
     return fail(ErrorCode::kCorrupt,
                 fmt::format("work frame: streams are {} bytes, but {} rows of {} floats belong "
@@ -174,7 +186,15 @@ Result<std::vector<float>> read_streams(std::span<const std::byte> bytes, std::u
                             bytes.size(), rows, floats_per_row));
   }
   streams.resize(*floats);
-  std::memcpy(streams.data(), bytes.data(), bytes.size());
+  if (!narrow) {
+    std::memcpy(streams.data(), bytes.data(), bytes.size());
+    return streams;
+  }
+  for (std::size_t i = 0; i < streams.size(); ++i) {
+    std::uint16_t value;
+    std::memcpy(&value, bytes.data() + i * sizeof(value), sizeof(value));
+    streams[i] = quant::bf16_to_float(value);
+  }
   return streams;
 }
 
@@ -196,10 +216,16 @@ std::string encode(const WorkFrame& frame) {
   }
   ByteWriter out(bytes);
   out.u64(frame.epoch);
-  out.u32(0);
+  out.u32(static_cast<std::uint32_t>(frame.activations));
   out.u32(static_cast<std::uint32_t>(frame.items.size()));
   for (const WorkItem& item : frame.items) write_item(out, item);
   return out.take();
+}
+
+std::vector<std::uint16_t> to_bf16(std::span<const float> streams) {
+  std::vector<std::uint16_t> narrow(streams.size());
+  std::transform(streams.begin(), streams.end(), narrow.begin(), quant::float_to_bf16);
+  return narrow;
 }
 
 std::string encode(const TokenFrame& frame) {
@@ -255,13 +281,16 @@ std::string encode(const ErrorFrame& frame) {
 }
 
 std::string encode(const PingFrame& frame) {
-  ByteWriter out(32);
+  ByteWriter out(56);
   out.u64(frame.epoch);
   out.u64(frame.instance);
   out.u32(frame.stage);
   out.u32((frame.loaded ? kLoadedFlag : 0) | (frame.route_ready ? kRouteReadyFlag : 0) |
           (frame.hears_all ? kHearsAllFlag : 0));
   out.u64(frame.processes);
+  out.u64(frame.sent_us);
+  out.u64(frame.echo_us);
+  out.u64(frame.held_us);
   return out.take();
 }
 
@@ -270,7 +299,8 @@ Result<WorkFrame> decode_work(std::span<const std::byte> header, std::span<const
   ByteReader in(header, "work frame");
   WorkFrame frame;
   frame.epoch = in.u64("epoch");
-  const std::uint32_t count = read_count(in, "items", kItemBytes);
+  frame.activations = read_activations(in);
+  const std::uint32_t count = in.count("items", 1, kMaxItems, kItemBytes);
   frame.items.reserve(count);
   std::uint32_t rows = 0;
   for (std::uint32_t i = 0; i < count && !in.failed(); ++i) {
@@ -280,7 +310,7 @@ Result<WorkFrame> decode_work(std::span<const std::byte> header, std::span<const
   }
   in.clear_element();
   DS4_TRY(in.finish());
-  DS4_ASSIGN(frame.streams, read_streams(streams, rows, floats_per_row));
+  DS4_ASSIGN(frame.streams, read_streams(streams, frame.activations, rows, floats_per_row));
   return frame;
 }
 
@@ -367,6 +397,9 @@ Result<PingFrame> decode_ping(std::span<const std::byte> header) {
     in.reject("flags", fmt::format("{:#x} are unknown", flags));
   }
   frame.processes = in.u64("processes");
+  frame.sent_us = in.u64("sent_us");
+  frame.echo_us = in.u64("echo_us");
+  frame.held_us = in.u64("held_us");
   DS4_TRY(in.finish());
   frame.loaded = (flags & kLoadedFlag) != 0;
   frame.route_ready = (flags & kRouteReadyFlag) != 0;

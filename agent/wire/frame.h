@@ -8,9 +8,10 @@
 // copying a session follows its work down the same connections, so it can never overtake.
 //
 // On the wire: part 0 is encode_kind(), part 1 a little-endian header laid out in frame.cpp, and
-// for work between stages part 2 the streams as raw float32 {rows, n_streams, n_embd}. Decoders are
-// pure, check everything, bound what they allocate by what they received, and are fuzzed. Every
-// list in a frame has 1 to kMaxItems elements; encoders take frames that keep the bounds below.
+// for work between stages part 2 the streams {rows, n_streams, n_embd} in the numbers that the
+// header names. Decoders are pure, check everything, bound what they allocate by what they
+// received, and are fuzzed. Every list in a frame has 1 to kMaxItems elements; encoders take frames
+// that keep the bounds below.
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -24,6 +25,12 @@ namespace ds4::wire {
 
 inline constexpr std::uint32_t kMaxItems = 1024;            // of one frame
 inline constexpr std::uint32_t kMaxFrameTokens = 1u << 16;  // rows of one frame
+
+/// The numbers of streams on their way between stages. Stages compute in float32 whatever travels.
+enum class Activations : std::uint8_t {
+  kFloat32,  // bit for bit
+  kBf16,     // half the bytes; every value rounded to 8 significant bits
+};
 
 /// Consecutive tokens of one session, to be run and appended to its caches.
 struct WorkItem {
@@ -41,6 +48,7 @@ struct WorkFrame {
   std::uint64_t epoch = 0;
   std::vector<WorkItem> items;
   std::vector<float> streams;  // {rows, n_streams, n_embd}; empty on the way to the first stage
+  Activations activations = Activations::kFloat32;  // what the streams travel as
 };
 
 /// The last stage's answer to one work item.
@@ -99,18 +107,27 @@ struct PingFrame {
   /// With route_ready: digest_processes() of all stages as the canary found them. A stage that sees
   /// other processes than these knows that the word is out of date.
   std::uint64_t processes = 0;
+  // From these the receiver learns the round trip without messages of their own: how long ago its
+  // ping came here, and the time it carried. Microseconds of each sender's own clock; 0: none came.
+  std::uint64_t sent_us = 0;
+  std::uint64_t echo_us = 0;  // `sent_us` of the receiver's last ping
+  std::uint64_t held_us = 0;  // from its arrival here to `sent_us`
 };
 
-std::string encode(const WorkFrame& frame);  // part 1 only; the streams are part 2 as they lie
+std::string encode(const WorkFrame& frame);  // part 1 only
+/// Part 2 of a frame with Activations::kBf16: to nearest, ties to even, NaN stays NaN. (With
+/// kFloat32 it is the streams as they lie.)
+std::vector<std::uint16_t> to_bf16(std::span<const float> streams);
 std::string encode(const TokenFrame& frame);
 std::string encode(const CloseFrame& frame);
 std::string encode(const ForkFrame& frame);
 std::string encode(const ErrorFrame& frame);
 std::string encode(const PingFrame& frame);
 
-/// `streams` must be rows * floats_per_row * 4 bytes, or none. Work that begins a session has
-/// prefix hash 0, no item reaches beyond its context, and sampling parameters are finite and in
-/// range. The streams' values are not looked at.  Errors: kCorrupt naming the field.
+/// `streams` must be rows * floats_per_row * 4 bytes (2, if the header says bf16), or none. Work
+/// that begins a session has prefix hash 0, no item reaches beyond its context, and sampling
+/// parameters are finite and in range. The streams' values are not looked at.  Errors: kCorrupt
+/// naming the field.
 Result<WorkFrame> decode_work(std::span<const std::byte> header, std::span<const std::byte> streams,
                               std::uint64_t floats_per_row);
 Result<TokenFrame> decode_tokens(std::span<const std::byte> header);

@@ -50,9 +50,16 @@ budget = "96GiB"
 must_lock = true
 lock = false
 kv_mib = 77
+[kv]
+directory = "/k"
+disk_mib = 99
+disk_after_s = 7
 [link]
 timeout_ms = 900
 ping_ms = 50
+activations = "bf16"
+[metrics]
+listen = "127.0.0.1:9464"
 [log]
 level = "debug"
 )",
@@ -78,8 +85,13 @@ level = "debug"
   EXPECT_TRUE(config->memory.must_lock);
   EXPECT_EQ(config->residency.strategy, Config::Strategy::kMemfd);
   EXPECT_TRUE(config->residency.huge_pages);
+  EXPECT_EQ(config->metrics.listen, "127.0.0.1:9464");
   EXPECT_EQ(config->link.timeout_ms, 900U);
   EXPECT_EQ(config->link.ping_ms, 50U);
+  EXPECT_EQ(config->link.activations, wire::Activations::kBf16);
+  EXPECT_EQ(config->kv.directory, "/k");
+  EXPECT_EQ(config->kv.disk_mib, 99U);
+  EXPECT_EQ(config->kv.disk_after_s, 7U);
   EXPECT_EQ(config->log_level, LogLevel::kDebug);
 }
 
@@ -144,6 +156,7 @@ TEST(Config, ItsLinesAreTheConfiguration) {
   config.name = R"(a "quoted\ name)";
   config.model = "/m.gguf";
   config.client.group = "ds4";
+  config.kv.directory = "/k";
   config.engine.precision = cpu::Precision::kExact;
   config.memory.lock = false;
   std::string text;
@@ -168,6 +181,24 @@ TEST(CheckConfig, SaysHowToSetTheModel) {
   EXPECT_THAT(checked.error().message, HasSubstr("--model"));
   config.model = "/m.gguf";
   EXPECT_TRUE(check_config(config));
+}
+
+TEST(Config, ByDefaultAStageThatIsKilledIsMissedWithinTwoSeconds) {
+  const Config::Link link;
+  // Silent for so long, looked for at every ping; the last one came up to a ping before the end.
+  EXPECT_LE(link.timeout_ms + 2 * link.ping_ms, 2000U);
+}
+
+TEST(CheckConfig, MetricsAreForThisMachineAlone) {
+  Config config;
+  config.name = "a";
+  config.model = "/m.gguf";
+  EXPECT_TRUE(check_config(config));  // off
+  config.metrics.listen = "[::1]:9464";
+  EXPECT_TRUE(check_config(config));
+  config.metrics.listen = "0.0.0.0:9464";
+  EXPECT_THAT(check_config(config).error().message,
+              StartsWith("metrics.listen: \"0.0.0.0:9464\" can be reached from other machines"));
 }
 
 TEST(CheckConfig, ATimeoutShorterThanThreePingsIsRefused) {

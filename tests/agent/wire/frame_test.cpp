@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -17,7 +18,8 @@ std::span<const std::byte> bytes_of(const std::string& s) {
   return std::as_bytes(std::span(s.data(), s.size()));
 }
 
-std::span<const std::byte> bytes_of(const std::vector<float>& v) {
+template <typename T>
+std::span<const std::byte> bytes_of(const std::vector<T>& v) {
   return std::as_bytes(std::span(v));
 }
 
@@ -96,6 +98,38 @@ TEST(WorkFrame, RoundTripsWithStreams) {
   EXPECT_EQ(decoded->epoch, 42U);
   EXPECT_EQ(decoded->items, frame.items);
   EXPECT_EQ(decoded->streams, frame.streams);
+}
+
+TEST(WorkFrame, Bf16IsHalfTheBytesAndRoundsToNearestEven) {
+  WorkFrame frame;
+  frame.items = {silent_item()};
+  frame.activations = Activations::kBf16;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const float nan = std::bit_cast<float>(0x7F800001U);  // whose upper half alone is an infinity
+  frame.streams = {1.0F, 0x1.01p0F, 0x1.03p0F, 0x1.010002p0F, -0x1.03p0F, -0.0F, nan, -kInfinity};
+  const std::vector<std::uint16_t> narrow = to_bf16(frame.streams);
+  const auto decoded = decode_work(bytes_of(encode(frame)), bytes_of(narrow), 4);
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  EXPECT_EQ(decoded->activations, Activations::kBf16);
+  EXPECT_EQ(decoded->items, frame.items);
+  ASSERT_EQ(decoded->streams.size(), 8U);
+  const std::vector<float> wanted = {1.0F, 1.0F, 0x1.04p0F, 0x1.02p0F, -0x1.04p0F};
+  EXPECT_EQ(std::vector<float>(decoded->streams.begin(), decoded->streams.begin() + 5), wanted);
+  EXPECT_TRUE(std::signbit(decoded->streams[5]));
+  EXPECT_TRUE(std::isnan(decoded->streams[6]));
+  EXPECT_EQ(decoded->streams[7], -kInfinity);
+}
+
+TEST(WorkFrame, StreamsOfTheOtherNumbersAreAnError) {
+  WorkFrame frame;
+  frame.items = {silent_item()};
+  const std::vector<float> streams(2 * 4);
+  EXPECT_FALSE(decode_work(bytes_of(encode(frame)), bytes_of(to_bf16(streams)), 4));
+  frame.activations = Activations::kBf16;
+  EXPECT_FALSE(decode_work(bytes_of(encode(frame)), bytes_of(streams), 4));
+  std::string header = encode(frame);
+  header[8] = 2;
+  EXPECT_TRUE(names(work_error(header), "activations"));
 }
 
 TEST(WorkFrame, StreamsThatAreNotFiniteArePassedOnAsTheyAre) {
@@ -203,7 +237,7 @@ TEST(WorkFrame, FieldsOutOfRangeAreNamed) {
   const auto with_u32 = [](std::size_t at, std::uint32_t value) {
     return work_error([&](std::string& h) { poke(h, at, value); });
   };
-  EXPECT_TRUE(names(with_u32(8, 1), "reserved is 1"));
+  EXPECT_TRUE(names(with_u32(8, 2), "activations are of kind 2"));
   EXPECT_TRUE(names(with_u32(kEntry, 256), "items[0].entry is 256"));
   EXPECT_TRUE(names(with_u32(kFlags, 3), "items[0].flags"));
   EXPECT_TRUE(names(with_u32(kItemReserved, 9), "items[0].reserved is 9"));
@@ -372,7 +406,7 @@ TEST(PingFrame, RoundTrips) {
   for (const bool loaded : {false, true}) {
     for (const bool ready : {false, true}) {
       const bool hears_all = loaded != ready;
-      const PingFrame frame{11, 3, 0x1234567890, loaded, hears_all, ready, 0xabcdef};
+      const PingFrame frame{11, 3, 0x1234567890, loaded, hears_all, ready, 0xabcdef, 7, 8, 9};
       const auto decoded = decode_ping(bytes_of(encode(frame)));
       ASSERT_TRUE(decoded) << decoded.error().message;
       EXPECT_EQ(decoded->epoch, 11U);
@@ -382,6 +416,9 @@ TEST(PingFrame, RoundTrips) {
       EXPECT_EQ(decoded->hears_all, hears_all);
       EXPECT_EQ(decoded->route_ready, ready);
       EXPECT_EQ(decoded->processes, 0xabcdefU);
+      EXPECT_EQ(decoded->sent_us, 7U);
+      EXPECT_EQ(decoded->echo_us, 8U);
+      EXPECT_EQ(decoded->held_us, 9U);
     }
   }
 }

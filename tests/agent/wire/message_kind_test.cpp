@@ -44,7 +44,7 @@ TEST(MessageKind, UnknownKindsAreCorrupt) {
       EXPECT_EQ(decoded.error().code, ErrorCode::kCorrupt);
     }
   }
-  EXPECT_EQ(known, 7);
+  EXPECT_EQ(known, 8);
 }
 
 }  // namespace
