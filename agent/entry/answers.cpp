@@ -117,6 +117,7 @@ void Entry::Impl::route(const RouteView& view) {
   state = view.state;
   serial = view.serial;
   entry_index = view.entry_index;
+  stages = view.stages;
   reason = view.reason;
   if (changed) lose_all_caches();
   if (!ready) {

@@ -96,9 +96,10 @@ void Entry::Impl::pump() {
   }
 }
 
-/// A session at its own bound is queued when a chunk of it is acknowledged.
+/// A session at its own bound is queued when a chunk of it is acknowledged: so that all stages have
+/// work of one prompt, there is a chunk for each and one on its way.
 void Entry::Impl::queue_prefill(Session& session) {
-  if (session.chunks_in_flight() >= config.chunks_in_flight) return;
+  if (session.chunks_in_flight() >= std::max(config.chunks_in_flight, stages + 1)) return;
   prefills.add(session.turn());
 }
 

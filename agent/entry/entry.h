@@ -53,7 +53,7 @@ class EntryPort {
 struct EntryConfig {
   std::uint32_t context = 0;              // positions a session may hold
   std::uint32_t prefill_chunk = 512;      // tokens of one work item
-  std::uint32_t chunks_in_flight = 2;     // of one session
+  std::uint32_t chunks_in_flight = 2;     // of one session; one more than stages, if that is more
   std::uint32_t tokens_in_flight = 4096;  // of all sessions' prefill; users take turns for it
   /// Decode steps of all sessions, while several users want answers; they take turns for it. One
   /// user alone is not held back.
@@ -78,6 +78,7 @@ struct RouteView {
   std::uint64_t serial = 0;
   std::uint32_t entry_index = 0;  // this agent's stage
   std::string_view reason;        // when not ready: why, for the client's sentence
+  std::uint32_t stages = 1;       // of the route
 };
 
 class Entry {

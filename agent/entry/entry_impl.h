@@ -104,6 +104,7 @@ struct Entry::Impl {
   ipc::RouteState state = ipc::RouteState::kIdle;
   std::uint64_t serial = 0;
   std::uint32_t entry_index = 0;
+  std::uint32_t stages = 1;
   std::string reason;
 
   std::chrono::steady_clock::time_point now{};  // as of the last on_time()

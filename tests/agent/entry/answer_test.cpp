@@ -56,6 +56,15 @@ TEST(Entry, OnlySoManyChunksOfASessionAreInFlight) {
   EXPECT_EQ(bench.port.work.size(), 4U);
 }
 
+TEST(Entry, ThereIsAChunkForEachStageAndOneOnItsWay) {
+  Bench bench;
+  bench.entry.on_route({.ready = true, .state = ipc::RouteState::kReady, .serial = 1, .reason = {}, .stages = 3});
+  bench.ask(1, bench.request(1, count_from(0, 90)));
+  EXPECT_EQ(bench.port.work.size(), 4U);
+  bench.answer(bench.take());
+  EXPECT_EQ(bench.port.work.size(), 4U);
+}
+
 TEST(Entry, DecodeGoesTokenByTokenUntilTheWantedLength) {
   Bench bench;
   ipc::GenerateRequest request = Bench::request(1, {1, 2, 3});

@@ -140,5 +140,44 @@ TEST(EntryUsers, TakeTurnsWithTheirDecodeStepsOnceThereAreTwo) {
   EXPECT_LE(others, 11);
 }
 
+TEST(EntryUsers, AClientWithSixteenSessionsDoesNotStarveOneWithOne) {
+  constexpr std::size_t kMany = 16;
+  for (const ipc::ClientId few : {ipc::ClientId{2}, kOther}) {  // of the same user, and of another
+    EntryConfig config = small_config();
+    config.tokens_in_flight = 20;
+    config.steps_in_flight = 4;
+    Bench bench(config);
+    for (std::uint64_t id = 1; id <= kMany; ++id)
+      bench.ask(1, bench.request(id, count_from(0, 60)));
+    auto single = bench.request(1, count_from(0, 30));
+    single.max_tokens = 10;
+    bench.ask(few, single);
+    // Work that the route has to do before the single answer's next sign of life.
+    std::size_t since = 0;
+    std::size_t worst_prompt = 0;
+    std::size_t worst_step = 0;
+    std::size_t seen = 0;
+    std::optional<std::uint64_t> session;
+    while (!bench.ended(few, 1) && since < 500) {
+      const wire::WorkItem item = bench.take();
+      ++since;
+      bench.answer(item);
+      // The one whose prompt has 30 tokens asks for the least room.
+      if (item.context == 40) session = item.session;
+      if (session == item.session) {
+        std::size_t& worst = seen < 3 ? worst_prompt : worst_step;
+        worst = std::max(worst, since);
+        since = 0;
+        ++seen;
+      }
+    }
+    EXPECT_EQ(bench.tokens(few, 1).size(), 10U) << few;
+    // Two chunks are under way when it comes, then they alternate.
+    EXPECT_LE(worst_prompt, 4U) << few;
+    // At most a step of everybody, and what prefill is under way.
+    EXPECT_LE(worst_step, kMany + 4) << few;
+  }
+}
+
 }  // namespace
 }  // namespace ds4::agent::test

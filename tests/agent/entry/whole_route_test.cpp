@@ -41,8 +41,7 @@ class Route {
                               /*kv_budget_positions=*/kContext * 7};
     nodes_[i].slice = std::make_unique<FakeSlice>(options, control);
     nodes_[i].runner =
-        std::make_unique<Runner>(*nodes_[i].slice, StagePlace{epoch_, i, kStages},
-                                 StageOptions{static_cast<std::uint32_t>(random_() % 5)});
+        std::make_unique<Runner>(*nodes_[i].slice, StagePlace{epoch_, i, kStages}, timing());
   }
   void restart_all() {
     ++epoch_;
@@ -81,6 +80,14 @@ class Route {
   std::vector<wire::ErrorFrame> errors;
 
  private:
+  /// Batches take times that mean nothing, so their sizes are as good as random.
+  StageOptions timing() {
+    StageOptions options;
+    options.decode_wait = std::chrono::milliseconds(1);
+    options.clock = [this] { return clock_ += std::chrono::microseconds(random_() % 200); };
+    return options;
+  }
+
   void deliver(Outgoing sent) {
     std::vector<Outgoing> refused;
     if (auto* work = std::get_if<wire::WorkFrame>(&sent.frame)) {
@@ -97,6 +104,7 @@ class Route {
     EXPECT_TRUE(refused.empty());
   }
 
+  Runner::TimePoint clock_{};
   std::mt19937 random_;
   std::uint64_t epoch_ = 0;
   Runner::TimePoint now_;
