@@ -73,6 +73,7 @@ client.socket = "$work/$1.sock"
 engine.threads = $threads
 $toml
 END
+  : >"$work/$1.log"
   "$bin/ds4d" --config "$work/$1.toml" >"$work/$1.log" 2>&1 &
   pids[$1]=$!
   for _ in {1..200}; do
