@@ -30,7 +30,7 @@ Result<keys::PublicKey> parse_node_key(const std::string& text) {
 
 void Agent::answer(const Asker& asker, wire::Reply reply) {
   reply.id = asker.id;
-  reply.status = status({});
+  reply.status = status({.audit = false});
   links_->reply(asker.sender, encode(reply));
 }
 
@@ -110,6 +110,7 @@ Result<wire::NodeOffer> Agent::make_offer() const {
   offer.max_rows = config_.engine.max_rows;
   offer.graph = to_string(config_.engine.graph);
   offer.stream_row_bytes = plan::stream_row_bytes(params_);
+  if (config_.link.activations == wire::Activations::kBf16) offer.stream_row_bytes /= 2;
   DS4_ASSIGN(offer.layers, own_layer_loads());
   offer.rates = measured_->rates;
   offer.overall = measured_->overall;

@@ -19,8 +19,7 @@ const std::string& name_of(const Wish& wish, const wire::NodeStatus& status) {
   return wish.node.unnamed ? status.name : wish.node.name;
 }
 
-Result<void> check_node(const Wish& wish, const wire::NodeStatus& status) {
-  const Node& node = wish.node;
+Result<void> check_agent(const Node& node, const wire::NodeStatus& status) {
   if (!node.unnamed && status.name != node.name) {
     return fail(ErrorCode::kMismatch,
                 fmt::format("the agent at {} calls itself '{}', the cluster file calls it '{}': "
@@ -45,19 +44,6 @@ Result<void> check_node(const Wish& wish, const wire::NodeStatus& status) {
   return {};
 }
 
-Result<void> check_same_model(std::span<const wire::NodeStatus> statuses) {
-  const wire::NodeStatus& first = statuses.front();
-  for (const wire::NodeStatus& other : statuses.subspan(1)) {
-    if (other.fingerprint == first.fingerprint) continue;
-    return fail(ErrorCode::kMismatch,
-                fmt::format("{} and {} have different model files: {} has {} (fingerprint {}), {} "
-                            "has {} (fingerprint {}); copy one file to both",
-                            first.name, other.name, first.name, first.model, first.fingerprint,
-                            other.name, other.model, other.fingerprint));
-  }
-  return {};
-}
-
 /// Stages of the nodes' present routes that the new one has no place for.
 std::vector<std::string> left_behind(const AssignPlan& plan,
                                      std::span<const wire::NodeStatus> statuses) {
@@ -75,6 +61,24 @@ std::vector<std::string> left_behind(const AssignPlan& plan,
 }
 
 }  // namespace
+
+Result<void> check_agents(std::span<const Node> nodes, std::span<const wire::NodeStatus> statuses) {
+  for (std::size_t i = 0; i < nodes.size(); ++i) DS4_TRY(check_agent(nodes[i], statuses[i]));
+  return {};
+}
+
+Result<void> check_same_model(std::span<const wire::NodeStatus> statuses) {
+  const wire::NodeStatus& first = statuses.front();
+  for (const wire::NodeStatus& other : statuses.subspan(1)) {
+    if (other.fingerprint == first.fingerprint) continue;
+    return fail(ErrorCode::kMismatch,
+                fmt::format("{} and {} have different model files: {} has {} (fingerprint {}), {} "
+                            "has {} (fingerprint {}); copy one file to both",
+                            first.name, other.name, first.name, first.model, first.fingerprint,
+                            other.name, other.model, other.fingerprint));
+  }
+  return {};
+}
 
 Result<std::vector<Wish>> read_wishes(const Cluster& cluster, std::span<const std::string> words) {
   std::vector<Wish> wishes;
@@ -105,7 +109,9 @@ Result<AssignPlan> plan_assignment(std::span<const Wish> wishes,
   if (wishes.empty() || wishes.size() != statuses.size()) {
     return invalid("nothing to assign: name at least one NODE=RANGE");
   }
-  for (std::size_t i = 0; i < wishes.size(); ++i) DS4_TRY(check_node(wishes[i], statuses[i]));
+  std::vector<Node> nodes;
+  for (const Wish& wish : wishes) nodes.push_back(wish.node);
+  DS4_TRY(check_agents(nodes, statuses));
   DS4_TRY(check_same_model(statuses));
 
   const std::uint64_t blocks = statuses.front().block_count;

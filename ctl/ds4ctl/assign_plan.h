@@ -20,6 +20,12 @@ struct Wish {
 /// Errors (kInvalidArgument): a word that is not NODE=RANGE, an unknown node, a node named twice.
 Result<std::vector<Wish>> read_wishes(const Cluster& cluster, std::span<const std::string> words);
 
+/// That every agent is the node it is taken for, has a model, and is free to prepare. Errors:
+/// kMismatch, kUnavailable, naming the node.
+Result<void> check_agents(std::span<const Node> nodes, std::span<const wire::NodeStatus> statuses);
+/// Errors: kMismatch naming two nodes with different files.
+Result<void> check_same_model(std::span<const wire::NodeStatus> statuses);
+
 struct AssignPlan {
   std::uint64_t epoch = 0;
   std::string fingerprint;

@@ -191,6 +191,20 @@ Result<Node> Cluster::find(std::string_view name) const {
               fmt::format("node '{}' is not in {}; it has: {}", name, source, known));
 }
 
+Result<std::vector<Node>> chosen_nodes(const Cluster& cluster,
+                                       const std::vector<std::string>& names) {
+  if (names.empty()) return cluster.nodes;
+  std::vector<Node> nodes;
+  for (const std::string& name : names) {
+    DS4_ASSIGN(Node node, cluster.find(name));
+    if (std::find(nodes.begin(), nodes.end(), node) != nodes.end()) {
+      return fail(ErrorCode::kInvalidArgument, fmt::format("node {} is named twice", name));
+    }
+    nodes.push_back(std::move(node));
+  }
+  return nodes;
+}
+
 Result<Cluster> parse_cluster(std::string_view text, const std::string& path) {
   if (text.size() > kMaxClusterBytes) {
     return fail(ErrorCode::kCorrupt, fmt::format("{}: {} bytes; a cluster file has at most {}",

@@ -46,6 +46,11 @@ struct Cluster {
   Result<Node> find(std::string_view name) const;
 };
 
+/// The nodes of these names; without names all of the cluster. Errors: those of find(),
+/// kInvalidArgument for a node named twice.
+Result<std::vector<Node>> chosen_nodes(const Cluster& cluster,
+                                       const std::vector<std::string>& names);
+
 /// Pure; `path` is for messages ("cluster.toml:3: ..."). Errors: kCorrupt.
 Result<Cluster> parse_cluster(std::string_view text, const std::string& path);
 

@@ -36,16 +36,29 @@ Error refused(const Node& node) {
 }  // namespace
 
 std::vector<Result<wire::Reply>> ask_all(ControlTransport& transport, std::span<const Node> nodes,
-                                         const decltype(wire::Request::body)& body,
+                                         const RequestBody& body,
                                          std::chrono::milliseconds timeout) {
+  const std::vector<std::optional<RequestBody>> bodies(nodes.size(), body);
+  return ask_each(transport, nodes, bodies, timeout);
+}
+
+std::vector<Result<wire::Reply>> ask_each(ControlTransport& transport, std::span<const Node> nodes,
+                                          std::span<const std::optional<RequestBody>> bodies,
+                                          std::chrono::milliseconds timeout) {
   std::vector<Result<wire::Reply>> replies;
-  std::vector<std::uint64_t> awaited;  // 0: has answered
+  std::vector<std::uint64_t> awaited;  // 0: has answered, or was not asked
+  std::size_t missing = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (!bodies[i]) {
+      replies.push_back(fail(ErrorCode::kNotFound, "was not asked"));
+      awaited.push_back(0);
+      continue;
+    }
     replies.push_back(tl::unexpected<Error>(no_answer(nodes[i], timeout)));
     awaited.push_back(next_request_id());
-    transport.send(i, wire::Request{awaited[i], body});
+    transport.send(i, wire::Request{awaited[i], *bodies[i]});
+    ++missing;
   }
-  std::size_t missing = nodes.size();
   const auto deadline = Clock::now() + timeout;
   while (missing > 0 && !InterruptGuard::interrupted()) {
     const auto left =
@@ -83,9 +96,9 @@ std::vector<Result<wire::Reply>> ask_all(ControlTransport& transport, std::span<
 std::vector<Result<wire::NodeStatus>> query_statuses(ControlTransport& transport,
                                                      std::span<const Node> nodes,
                                                      std::chrono::milliseconds timeout,
-                                                     bool spans) {
+                                                     const wire::StatusRequest& asked) {
   std::vector<Result<wire::NodeStatus>> statuses;
-  auto replies = ask_all(transport, nodes, wire::StatusRequest{spans}, timeout);
+  auto replies = ask_all(transport, nodes, asked, timeout);
   for (std::size_t i = 0; i < replies.size(); ++i) {
     if (!replies[i]) {
       statuses.push_back(tl::unexpected<Error>(std::move(replies[i]).error()));

@@ -41,16 +41,23 @@ class ControlTransport {
 Result<std::unique_ptr<ControlTransport>> connect_nodes(
     std::span<const Node> nodes, const std::optional<keys::KeyPair>& identity);
 
-/// Sends one request to every node and collects the replies; a refusal is the node's error. Errors
-/// per node: kTimeout with a sentence that says how to find out more, kCancelled after Ctrl-C, what
-/// the node replied.
+using RequestBody = decltype(wire::Request::body);
+
+/// Sends bodies[i] to node i, or nothing, and collects the replies; a refusal is the node's error.
+/// Errors per node: kTimeout with a sentence that says how to find out more, kCancelled after
+/// Ctrl-C, what the node replied. What was not asked is kNotFound.
+std::vector<Result<wire::Reply>> ask_each(ControlTransport& transport, std::span<const Node> nodes,
+                                          std::span<const std::optional<RequestBody>> bodies,
+                                          std::chrono::milliseconds timeout);
+
+/// Sends one request to every node and collects the replies, as ask_each().
 std::vector<Result<wire::Reply>> ask_all(ControlTransport& transport, std::span<const Node> nodes,
-                                         const decltype(wire::Request::body)& body,
+                                         const RequestBody& body,
                                          std::chrono::milliseconds timeout = kAnswerTimeout);
 
-/// ask_all(StatusRequest), unwrapped. `spans`: with every interval.
+/// ask_all(StatusRequest), unwrapped.
 std::vector<Result<wire::NodeStatus>> query_statuses(
     ControlTransport& transport, std::span<const Node> nodes,
-    std::chrono::milliseconds timeout = kAnswerTimeout, bool spans = false);
+    std::chrono::milliseconds timeout = kAnswerTimeout, const wire::StatusRequest& asked = {});
 
 }  // namespace ds4::ctl

@@ -23,17 +23,6 @@ struct DrainOptions {
   bool undo = false;
 };
 
-Result<std::vector<Node>> chosen_nodes(const Cluster& cluster,
-                                       const std::vector<std::string>& names) {
-  if (names.empty()) return cluster.nodes;
-  std::vector<Node> nodes;
-  for (const std::string& name : names) {
-    DS4_ASSIGN(Node node, cluster.find(name));
-    nodes.push_back(std::move(node));
-  }
-  return nodes;
-}
-
 /// "alpha: 3 requests are running"; empty if none is.
 std::string running_text(const wire::NodeStatus& status) {
   if (status.requests == 0) return "";

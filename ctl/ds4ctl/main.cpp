@@ -28,7 +28,9 @@ int main(int argc, char** argv) {
       ->type_name("SECONDS");
   app.footer(std::string(ds4::ctl::kExitCodesHelp));
   ds4::ctl::add_assign_command(app, invocation);
+  ds4::ctl::add_plan_command(app, invocation);
   ds4::ctl::add_status_command(app, invocation);
+  ds4::ctl::add_top_command(app, invocation);
   ds4::ctl::add_cover_command(app, invocation);
   ds4::ctl::add_run_command(app, invocation);
   ds4::ctl::add_release_command(app, invocation);

@@ -51,6 +51,7 @@ std::vector<std::string> progress_lines(std::span<const NodeProgress> before,
     std::string line = fmt::format("{} {}: {}", node.name, node.layers, node.doing);
     if (node.bytes_total > 0) {
       line += fmt::format(", {} of {}", bytes_text(node.bytes_done), bytes_text(node.bytes_total));
+      if (node.seconds_left > 0) line += fmt::format(", {} s left", node.seconds_left);
     }
     lines.push_back(std::move(line));
   }

@@ -46,10 +46,14 @@ _ds4() {
   esac
   case ${command[1]-} in
     assign)
-      COMPREPLY=($(compgen -S = -W "$(_ds4_nodes "$cluster")" -- "$current"))
-      compopt -o nospace 2>/dev/null
+      if [[ " ${COMP_WORDS[*]} " == *" --auto "* ]]; then
+        COMPREPLY=($(compgen -W "$(_ds4_nodes "$cluster")" -- "$current"))
+      else
+        COMPREPLY=($(compgen -S = -W "$(_ds4_nodes "$cluster")" -- "$current"))
+        compopt -o nospace 2>/dev/null
+      fi
       ;;
-    release | drain) COMPREPLY=($(compgen -W "$(_ds4_nodes "$cluster")" -- "$current")) ;;
+    release | drain | plan) COMPREPLY=($(compgen -W "$(_ds4_nodes "$cluster")" -- "$current")) ;;
     *) COMPREPLY=($(compgen -W "$(_ds4_subcommands "${command[@]}")" -- "$current")) ;;
   esac
 }

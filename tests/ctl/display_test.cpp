@@ -194,6 +194,9 @@ TEST(Progress, LinesAreWrittenForChangesAndQuartersOnly) {
   later.bytes_done = 25;
   EXPECT_THAT(progress_lines(std::vector{start}, std::vector{later}),
               ElementsAre("a 0:2: loading, 25 B of 100 B"));
+  later.seconds_left = 3;
+  EXPECT_THAT(progress_lines(std::vector{start}, std::vector{later}),
+              ElementsAre("a 0:2: loading, 25 B of 100 B, 3 s left"));
   later.doing = "prepared";
   EXPECT_THAT(progress_lines({}, std::vector{later}), ElementsAre(HasSubstr("prepared")));
 }

@@ -10,6 +10,7 @@
 #include "engine/gguf/model_file.h"
 #include "engine/residency/span_cover.h"
 #include "tests/ctl/fake_agents.h"
+#include "tests/ctl/plan_fixture.h"
 #include "tests/ctl/router_agent.h"
 #include "tests/ctl/subprocess.h"
 
@@ -27,8 +28,9 @@ using Json = nlohmann::json;
 class TwoAgents {
  public:
   TwoAgents() {
-    cluster = temp_file("cluster.toml", "insecure = true\n[nodes]\nalpha = \"" + sockets_[0].address +
-                                            "\"\nbeta = \"" + sockets_[1].address + "\"\n");
+    cluster =
+        temp_file("cluster.toml", "insecure = true\n[nodes]\nalpha = \"" + sockets_[0].address +
+                                      "\"\nbeta = \"" + sockets_[1].address + "\"\n");
   }
   FakeAgent& operator[](std::size_t i) { return fakes_.agents[i]; }
   std::size_t heard(std::size_t i, const char* name) {
@@ -67,7 +69,8 @@ const std::string kModel = source_path("packaging/models/tiny-v4-q4.gguf");
 TEST(Ds4ctlCli, HelpDocumentsTheExitCodes) {
   const Finished help = ds4ctl({"--help"});
   EXPECT_EQ(help.exit_code, 0);
-  for (const char* word : {"assign", "status", "cover", "run", "release", "Exit status", "130"}) {
+  for (const char* word :
+       {"assign", "status", "cover", "run", "release", "plan", "Exit status", "130"}) {
     EXPECT_THAT(help.out, HasSubstr(word));
   }
   EXPECT_THAT(ds4ctl({"--version"}).out, StartsWith("ds4ctl "));
@@ -110,6 +113,118 @@ TEST(Ds4ctlAssign, LoadsCommitsAndReports) {
   EXPECT_THAT(finished.err, AllOf(HasSubstr("alpha 0:2: ready"), Not(HasSubstr("\x1b"))));
   EXPECT_EQ(agents.heard(0, "commit"), 1u);
   EXPECT_EQ(agents.heard(0, "abort"), 0u);
+}
+
+/// Two agents that each offer room for the whole of a model of six layers.
+class Offering : public TwoAgents {
+ public:
+  Offering() {
+    for (std::size_t i = 0; i < 2; ++i) {
+      (*this)[i].offer = testing_plans::offer(6, 1ULL << 40);
+      (*this)[i].probe = wire::ProbeFigures{210, 890'000'000, 1 << 20};
+    }
+  }
+  Finished run(std::vector<std::string> words) const {
+    words.insert(words.begin() + 1, {"--cluster", cluster, "--timeout", "0.5"});
+    return ds4ctl(words);
+  }
+};
+
+TEST(Ds4ctlPlan, ShowsWhoHoldsWhatAndWhy) {
+  Offering agents;
+  const Finished finished = agents.run({"plan"});
+  EXPECT_EQ(finished.exit_code, 0) << finished.err;
+  EXPECT_THAT(
+      finished.out,
+      AllOf(HasSubstr("NODE   LAYERS"), HasSubstr("0.21 ms, 890 MB/s to beta"),
+            HasSubstr("0.21 ms, 890 MB/s back to alpha"),
+            HasSubstr("slowest is beta, 3.5 ms a token: at most 286 tokens/s"),
+            HasSubstr("alpha ends at layer 2 and beta begins at 3: with layer 3 alpha would "
+                      "take 4 ms a token instead of at most 3.5"),
+            HasSubstr("\nds4ctl assign alpha=0:2 beta=3:output\n")));
+  EXPECT_EQ(agents.heard(0, "prepare"), 0U);
+}
+
+TEST(Ds4ctlPlan, IsJsonForPrograms) {
+  Offering agents;
+  const Finished finished = agents.run({"plan", "--json", "beta", "alpha"});
+  ASSERT_EQ(finished.exit_code, 0) << finished.err;
+  const Json plan = Json::parse(finished.out);
+  EXPECT_EQ(plan.at("stages").at(0).at("node"), "beta");
+  EXPECT_EQ(plan.at("stages").at(0).at("layers"), "0:2");
+  EXPECT_EQ(plan.at("slowest"), "alpha");
+  EXPECT_NEAR(plan.at("slowest_ms").get<double>(), 3.5, 1e-9);
+  EXPECT_EQ(plan.at("links").size(), 2U);
+}
+
+TEST(Ds4ctlPlan, NamesWhoDoesNotAnswer) {
+  Offering agents;
+  agents[1].down_upon = "offer";
+  const Finished silent = agents.run({"plan"});
+  EXPECT_EQ(silent.exit_code, 1);
+  EXPECT_THAT(silent.err, AllOf(HasSubstr("node beta does not answer"), Not(HasSubstr("alpha"))));
+  const Finished gone = agents.run({"assign", "--auto"});  // it stays down
+  EXPECT_EQ(gone.exit_code, 1);
+  EXPECT_THAT(gone.err, HasSubstr("node beta does not answer"));
+  EXPECT_EQ(agents.heard(0, "prepare"), 0U);
+}
+
+TEST(Ds4ctlPlan, RefusesWithTheFiguresWhatNoBudgetHolds) {
+  Offering agents;
+  for (std::size_t i = 0; i < 2; ++i) agents[i].offer->budget_bytes = 1'000'000;
+  for (const std::vector<std::string>& words : {std::vector<std::string>{"plan"},
+                                                {"assign", "--auto"},
+                                                {"assign", "--auto", "--dry-run"}}) {
+    const Finished finished = agents.run(words);
+    EXPECT_EQ(finished.exit_code, 1);
+    EXPECT_THAT(finished.err, AllOf(HasSubstr("the model needs 3.19 MiB"),
+                                    HasSubstr("the nodes hold 1.91 MiB"), HasSubstr("add a node")));
+  }
+  EXPECT_EQ(agents.heard(0, "prepare"), 0U);
+}
+
+TEST(Ds4ctlPlan, SaysWhichLinkCouldNotBeMeasured) {
+  Offering agents;
+  agents[0].probe.reset();
+  const Finished finished = agents.run({"plan"});
+  EXPECT_EQ(finished.exit_code, 0) << finished.err;
+  EXPECT_THAT(finished.out, AllOf(HasSubstr("note: the link alpha -> beta could not be measured"),
+                                  HasSubstr("not measured to beta")));
+}
+
+TEST(Ds4ctlPlan, RefusesAModelFileThatIsNotThere) {
+  Offering agents;
+  const Finished finished = agents.run({"plan", "--model", "/nonexistent.gguf"});
+  EXPECT_EQ(finished.exit_code, 1);
+  EXPECT_THAT(finished.err, HasSubstr("/nonexistent.gguf"));
+}
+
+TEST(Ds4ctlPlan, DoesNotPlanForTwoModelsAtOnce) {
+  Offering agents;
+  agents[1].status.fingerprint = "ffffffffffffffffffffffffffffffff";
+  const Finished finished = agents.run({"plan"});
+  EXPECT_EQ(finished.exit_code, 1);
+  EXPECT_THAT(finished.err, HasSubstr("different model files"));
+}
+
+TEST(Ds4ctlAssignAuto, ADryRunIsThePlan) {
+  Offering agents;
+  const Finished plan = agents.run({"plan"});
+  const Finished dry = agents.run({"assign", "--auto", "--dry-run"});
+  EXPECT_EQ(dry.exit_code, 0) << dry.err;
+  EXPECT_EQ(dry.out, plan.out);
+  EXPECT_EQ(agents.heard(0, "prepare"), 0U);
+  EXPECT_EQ(
+      ds4ctl({"assign", "--cluster", agents.cluster, "--dry-run", "alpha=0:output"}).exit_code, 2);
+}
+
+TEST(Ds4ctlAssignAuto, AppliesThePlan) {
+  Offering agents;
+  const Finished finished = agents.run({"assign", "--auto"});
+  EXPECT_EQ(finished.exit_code, 0) << finished.err;
+  EXPECT_THAT(finished.out, AllOf(HasSubstr("epoch 1 is ready: alpha 0:2, beta 3:output\n"),
+                                  HasSubstr("alpha -> beta: 0.21 ms, 890 MB/s\n")));
+  EXPECT_EQ(agents.heard(1, "commit"), 1U);
 }
 
 TEST(Ds4ctlAssign, RefusesBeforeAnybodyIsTouched) {

@@ -24,6 +24,8 @@ struct FakeAgent {
   bool restarts_while_loading = false;
   bool never_ready = false;
   int lose_replies = 0;  // of commits
+  std::optional<wire::NodeOffer> offer;
+  std::optional<wire::ProbeFigures> probe;
   std::vector<std::string> heard;
 
   std::optional<wire::Reply> answer(const wire::Request& request) {
@@ -40,6 +42,10 @@ struct FakeAgent {
       if (lose_replies-- > 0) return std::nullopt;
     } else if (std::holds_alternative<wire::AbortRequest>(request.body)) {
       status.preparation.reset();
+    } else if (std::holds_alternative<wire::OfferRequest>(request.body)) {
+      reply.offer = offer;
+    } else if (std::holds_alternative<wire::ProbeRequest>(request.body)) {
+      reply.probe = probe;
     } else {
       on_look();
     }

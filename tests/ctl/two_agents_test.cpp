@@ -17,6 +17,8 @@ namespace {
 
 using Json = nlohmann::json;
 using test::AgentProcess;
+using testing::AllOf;
+using testing::ContainsRegex;
 using testing::HasSubstr;
 
 class TwoAgentsByCommand : public testing::Test {
@@ -100,6 +102,46 @@ TEST_F(TwoAgentsByCommand, StatusShowsTheKernelsFigures) {
     EXPECT_TRUE(b.at("resident").at(key).is_number_unsigned()) << key;
   }
   for (const char* key : {"model", "sessions", "kv_bytes"}) EXPECT_TRUE(b.contains(key)) << key;
+}
+
+TEST_F(TwoAgentsByCommand, AssigningTellsTheMeasuredLinks) {
+  const Finished finished = ds4ctl({"assign", "a=0:1", "b=2:output"});
+  ASSERT_EQ(finished.exit_code, 0) << finished.err;
+  EXPECT_THAT(finished.out, AllOf(HasSubstr("epoch 2 is ready"), ContainsRegex("a -> b: .* MB/s"),
+                                  ContainsRegex("b -> a: .* MB/s")));
+}
+
+TEST_F(TwoAgentsByCommand, APlanOfRealAgentsFitsThemAndIsWhatAutoAssigns) {
+  const Finished planned = ds4ctl({"plan", "--json"});
+  ASSERT_EQ(planned.exit_code, 0) << planned.err;
+  const Json plan = Json::parse(planned.out);
+  EXPECT_EQ(plan.at("links").size(), 2U) << planned.out;
+  EXPECT_TRUE(plan.at("notes").empty()) << planned.out;
+  EXPECT_GT(plan.at("token_ms").get<double>(), 0);
+  for (const Json& stage : plan.at("stages")) {
+    EXPECT_LE(stage.at("need").at("total_bytes"), stage.at("budget_bytes"));
+    EXPECT_GT(stage.at("decode_ms").get<double>(), 0);
+    EXPECT_GT(stage.at("row_ms").get<double>(), 0);
+    EXPECT_THAT(stage.at("speed").get<std::string>(), HasSubstr("measured on layers"));
+  }
+
+  // Speeds are measured once, but links each time: the split may be another one, never a misfit.
+  const Finished assigned = ds4ctl({"assign", "--auto"});
+  ASSERT_EQ(assigned.exit_code, 0) << assigned.err;
+  EXPECT_THAT(assigned.out, AllOf(HasSubstr("MS/TOKEN"), HasSubstr("ds4ctl assign"),
+                                  HasSubstr("epoch 2 is ready")));
+  EXPECT_EQ(ask(a_, {"What is the capital of France?"}).out, "The capital of France is Paris.\n");
+}
+
+TEST_F(TwoAgentsByCommand, APlanForAModelThatTheAgentsDoNotHaveIsNotAssigned) {
+  const Finished planned = ds4ctl({"plan", "--model", test::tiny_q2_model()});
+  EXPECT_EQ(planned.exit_code, 0) << planned.err;
+  EXPECT_THAT(planned.out, AllOf(HasSubstr("note: a does not have " + test::tiny_q2_model()),
+                                 HasSubstr("note: b does not have")));
+  const Finished assigned = ds4ctl({"assign", "--auto", "--model", test::tiny_q2_model()});
+  EXPECT_EQ(assigned.exit_code, 1);
+  EXPECT_THAT(assigned.err, HasSubstr("nothing was assigned"));
+  EXPECT_EQ(a_.status().epoch, 1U);
 }
 
 TEST_F(TwoAgentsByCommand, AQuestionWaitsForANodeThatIsAwayIfAskedTo) {
