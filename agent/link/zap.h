@@ -23,7 +23,7 @@ class ZapHandler {
   /// Before any socket of `context` listens. Throws zmq::error_t.
   explicit ZapHandler(zmq::context_t& context);
 
-  void* socket() { return static_cast<void*>(socket_); }
+  zmq::socket_ref socket() { return socket_; }
   /// Answers everything that was asked. `refused` hears of each key that is not admitted.
   void answer(const std::function<bool(const keys::KeyBytes&)>& admits,
               const std::function<void(const keys::KeyBytes&)>& refused);
