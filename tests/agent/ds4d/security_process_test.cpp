@@ -1,4 +1,5 @@
-// Who may do what to real agents, over real connections.
+// Who may do what to real agents, over real connections; hostile_process_test.cpp tries every
+// message.
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,14 +12,12 @@
 #include <cstring>
 #include <mutex>
 #include <thread>
-#include <zmq.hpp>
 
 #include "agent/keys/key_files.h"
 #include "agent/wire/frame.h"
-#include "agent/wire/message_kind.h"
 #include "ipc/client/ds4.hpp"
 #include "tests/agent/agent_process.h"
-#include "tests/agent/prove.h"
+#include "tests/agent/ds4d/connection.h"
 
 namespace ds4::test {
 namespace {
@@ -29,69 +28,8 @@ using ::testing::Not;
 using wire::MessageKind;
 using wire::NodeState;
 
-keys::KeyPair new_key(keys::KeyRole role) {
-  return keys::make_key_pair(role).value();
-}
-
 std::string text_of(const keys::KeyPair& pair) {
   return keys::to_text(pair.public_key);
-}
-
-/// One connection to an agent with some key, or without.
-class Connection {
- public:
-  Connection(const AgentProcess& agent, const std::optional<keys::KeyPair>& key) {
-    socket_.set(zmq::sockopt::linger, 0);
-    if (key) prove(socket_, *key, agent.node_key());
-    socket_.connect(agent.address());
-  }
-  void say(MessageKind kind, const std::string& body, const std::string& streams = {}) {
-    socket_.send(zmq::buffer(wire::encode_kind(kind)), zmq::send_flags::sndmore);
-    const bool more = !streams.empty();
-    socket_.send(zmq::buffer(body), more ? zmq::send_flags::sndmore : zmq::send_flags::none);
-    if (more) socket_.send(zmq::buffer(streams), zmq::send_flags::none);
-  }
-  /// The error of the reply that comes within the time; nothing if none comes.
-  std::optional<std::optional<Error>> hear(std::chrono::milliseconds time) {
-    socket_.set(zmq::sockopt::rcvtimeo, static_cast<int>(time.count()));
-    zmq::message_t kind;
-    zmq::message_t body;
-    if (!socket_.recv(kind) || !socket_.recv(body)) return std::nullopt;
-    const auto reply = wire::decode_reply(body.to_string_view());
-    return reply ? reply->error : Error{};
-  }
-
- private:
-  zmq::context_t context_{1};
-  zmq::socket_t socket_{context_, zmq::socket_type::dealer};
-};
-
-/// Every control message there is.
-std::vector<decltype(wire::Request::body)> every_request(
-    const std::vector<wire::StageSpec>& route) {
-  const std::string key = text_of(new_key(keys::KeyRole::kOperator));
-  return {wire::StatusRequest{},          wire::PrepareRequest{9, "", route, "a"},
-          wire::CommitRequest{9},         wire::AbortRequest{9},
-          wire::ReleaseRequest{},         wire::KeysRequest{},
-          wire::TrustRequest{"eve", key}, wire::RevokeRequest{"b"}};
-}
-
-/// Every frame there is, of the present epoch and as an agent would send it.
-void say_every_frame(Connection& connection) {
-  wire::WorkFrame work;
-  work.epoch = 1;
-  wire::WorkItem& item = work.items.emplace_back();
-  item.session = 5;
-  item.context = 16;
-  item.tokens = {1};
-  connection.say(MessageKind::kWork, encode(work));
-  connection.say(MessageKind::kToken, encode(wire::TokenFrame{1, {{.session = 5, .position = 1}}}));
-  connection.say(MessageKind::kClose, encode(wire::CloseFrame{1, {5}}));
-  connection.say(MessageKind::kError,
-                 encode(wire::ErrorFrame{1, 1, {5}, ErrorCode::kInternal, "made up"}));
-  // The worst of them: another process of stage 1 would take the route down.
-  connection.say(MessageKind::kPing,
-                 encode(wire::PingFrame{.epoch = 1, .stage = 1, .instance = 666, .loaded = false}));
 }
 
 class Route : public ::testing::Test {
@@ -116,21 +54,6 @@ class Route : public ::testing::Test {
   const std::vector<wire::StageSpec> route = route_of({{&a, "0:2"}, {&b, "3:output"}});
 };
 
-TEST_F(Route, AStrangerChangesNothingWithAnyMessage) {
-  const std::string log = a.log();
-  for (const auto& key :
-       {std::optional(new_key(keys::KeyRole::kOperator)),
-        std::optional(new_key(keys::KeyRole::kNode)), std::optional<keys::KeyPair>()}) {
-    Connection stranger(a, key);
-    for (const auto& body : every_request(route)) {
-      stranger.say(MessageKind::kControl, encode(wire::Request{1, body}));
-    }
-    say_every_frame(stranger);
-    EXPECT_FALSE(stranger.hear(1000ms));
-  }
-  expect_untouched(log);
-}
-
 TEST_F(Route, TheOtherNodesOperatorIsAStrangerUntilTrusted) {
   const std::string log = a.log();
   EXPECT_FALSE(a.ask_as(b.operator_key(), {.body = wire::ReleaseRequest{}}, 1000ms));
@@ -144,18 +67,6 @@ TEST_F(Route, TheOtherNodesOperatorIsAStrangerUntilTrusted) {
 /// What `agent` proves itself with.
 keys::KeyPair secret_of(const AgentProcess& agent) {
   return keys::load_key(agent.state_dir(), keys::KeyRole::kNode).value();
-}
-
-TEST_F(Route, ANodeOfTheRouteCommandsNobody) {
-  const std::string log = a.log();
-  Connection node(a, secret_of(b));
-  for (const auto& body : every_request(route)) {
-    node.say(MessageKind::kControl, encode(wire::Request{1, body}));
-    const auto error = node.hear(kPatience);
-    ASSERT_TRUE(error && *error);
-    EXPECT_EQ((*error)->code, ErrorCode::kPermission);
-  }
-  expect_untouched(log);
 }
 
 TEST_F(Route, ANodeSpeaksForNoOtherStage) {
@@ -203,18 +114,6 @@ TEST_F(Route, ARevokedNodeIsCutOffAtOnceAndMayComeBackWhenForgiven) {
   const auto forgiven = a.ask({.body = wire::TrustRequest{"b", b.node_key()}});
   ASSERT_TRUE(forgiven && !forgiven->error) << forgiven->error->message;
   EXPECT_TRUE(a.becomes(NodeState::kReady));
-}
-
-TEST_F(Route, ARevokedOperatorIsCutOffOnTheConnectionHeHas) {
-  const keys::KeyPair alice = new_key(keys::KeyRole::kOperator);
-  ASSERT_FALSE(a.ask({.body = wire::TrustRequest{"alice", text_of(alice)}})->error);
-  Connection standing(a, alice);
-  standing.say(MessageKind::kControl, encode(wire::Request{1, wire::StatusRequest{}}));
-  ASSERT_TRUE(standing.hear(kPatience));
-  ASSERT_FALSE(a.ask({.body = wire::RevokeRequest{"alice"}})->error);
-  standing.say(MessageKind::kControl, encode(wire::Request{2, wire::ReleaseRequest{}}));
-  EXPECT_FALSE(standing.hear(1000ms));
-  EXPECT_EQ(a.status().state, NodeState::kReady);
 }
 
 TEST_F(Route, WhomTheAgentKnowsIsListed) {
