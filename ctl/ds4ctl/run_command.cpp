@@ -7,6 +7,7 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "ctl/common/exit_codes.h"
 #include "ctl/common/sampling_options.h"
@@ -117,14 +118,27 @@ Result<int> stream(client::Connection& connection, client::RequestId id, const R
   return kExitInterrupted;
 }
 
+/// An agent that is not there yet is waited for as one that goes away later.
+client::Connection connect(const RunOptions& options) {
+  ds4_connect_options connect = DS4_CONNECT_OPTIONS_INIT;
+  connect.reconnect_ms = options.wait_s == 0 ? DS4_NEVER : options.wait_s * 1000;
+  const auto end = Clock::now() + std::chrono::seconds(options.wait_s);
+  for (;;) {
+    try {
+      return client::Connection(options.socket, connect);
+    } catch (const client::Error& error) {
+      if (!error.retryable() || Clock::now() >= end || InterruptGuard::interrupted()) throw;
+    }
+    std::this_thread::sleep_for(kWait);
+  }
+}
+
 Result<int> run(const RunOptions& options) try {
   std::string prompt = options.prompt;
   if (prompt == "-") prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
 
   const InterruptGuard guard;
-  ds4_connect_options connect = DS4_CONNECT_OPTIONS_INIT;
-  connect.reconnect_ms = options.wait_s == 0 ? DS4_NEVER : options.wait_s * 1000;
-  client::Connection connection(options.socket, connect);
+  client::Connection connection = connect(options);
   const std::vector<client::Token> tokens = tokens_of(connection, options, prompt);
   client::Request request;
   request.prompt = tokens;
@@ -157,9 +171,10 @@ void add_run_command(CLI::App& app, Invocation& invocation) {
   command->add_option("--system", options->system, "System prompt")->type_name("TEXT");
   command->add_flag("--raw", options->raw, "No chat format: continue the text as it stands");
   command
-      ->add_option("--wait", options->wait_s,
-                   "If an agent of the route goes away, wait so long for its return and go on with "
-                   "the next token; default 0: fail at once")
+      ->add_option(
+          "--wait", options->wait_s,
+          "If an agent of the route is away or goes, wait so long for its return and go on with "
+          "the next token; default 0: fail at once")
       ->type_name("SECONDS")
       ->check(CLI::Range(0, 86'400));
   command->add_flag("--stats", options->stats, "Tokens per second on stderr at the end");
