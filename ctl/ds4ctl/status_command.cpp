@@ -11,6 +11,8 @@
 #include "ctl/ds4ctl/access.h"
 #include "ctl/ds4ctl/commands.h"
 #include "ctl/ds4ctl/control_client.h"
+#include "ctl/ds4ctl/route_nodes.h"
+#include "ctl/ds4ctl/route_table.h"
 #include "ctl/ds4ctl/status_audit.h"
 #include "ctl/ds4ctl/status_table.h"
 
@@ -21,21 +23,16 @@ struct StatusOptions {
   bool json = false;
   bool watch = false;
   bool spans = false;
+  bool route = false;
 };
 
-std::vector<NodeView> look(ControlTransport& transport, const Cluster& cluster,
-                           std::chrono::milliseconds timeout, bool spans) {
-  std::vector<NodeView> views;
-  auto statuses = query_statuses(transport, cluster.nodes, timeout, spans);
-  for (std::size_t i = 0; i < statuses.size(); ++i) {
-    views.push_back({cluster.nodes[i], std::move(statuses[i])});
-  }
-  return views;
-}
+constexpr std::chrono::seconds kBetweenLooks{1};
+constexpr std::chrono::seconds kRouteWindow{2};  // that rates are made of
 
-void wait_a_second() {
-  for (int i = 0; i < 10 && !InterruptGuard::interrupted(); ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+void wait(std::chrono::milliseconds time) {
+  constexpr std::chrono::milliseconds kNap{100};
+  for (; time.count() > 0 && !InterruptGuard::interrupted(); time -= kNap) {
+    std::this_thread::sleep_for(kNap);
   }
 }
 
@@ -49,7 +46,8 @@ Result<int> watch(ControlTransport& transport, const Cluster& cluster,
                   std::chrono::milliseconds timeout, bool json, bool spans) {
   const bool terminal = is_terminal(STDOUT_FILENO);
   for (bool first = true; !InterruptGuard::interrupted(); first = false) {
-    const std::vector<NodeView> views = look(transport, cluster, timeout, spans);
+    const std::vector<NodeView> views =
+        look_at(transport, cluster.nodes, timeout, {.spans = spans});
     if (InterruptGuard::interrupted()) break;
     if (json) {
       DS4_TRY(write_stdout(status_json(views, -1)));
@@ -57,12 +55,37 @@ Result<int> watch(ControlTransport& transport, const Cluster& cluster,
       const std::string_view before = terminal ? "\x1b[H\x1b[2J" : first ? "" : "\n";
       DS4_TRY(write_stdout(std::string(before) + text_of(views, spans)));
     }
-    wait_a_second();
+    wait(kBetweenLooks);
   }
   return kExitOk;
 }
 
+/// Two looks make the rates; with --watch each look is the next one's first.
+Result<int> route(const Invocation& invocation, const StatusOptions& options) {
+  const wire::StatusRequest request{.audit = false};
+  DS4_ASSIGN(const Access access, open_access(invocation));
+  const InterruptGuard guard;
+  DS4_ASSIGN(const RouteNodes reached, connect_with_route(access, invocation.answer_timeout()));
+  const auto look = [&] {
+    return look_at(*reached.transport, reached.nodes, invocation.answer_timeout(), request);
+  };
+  const bool clears = options.watch && !options.json && is_terminal(STDOUT_FILENO);
+  std::vector<NodeView> before = look();
+  while (true) {
+    wait(kRouteWindow);
+    std::vector<NodeView> now = look();
+    if (InterruptGuard::interrupted()) return options.watch ? kExitOk : kExitInterrupted;
+    const RouteFigures figures = route_figures(before, now);
+    const std::string text =
+        options.json ? route_json(figures, options.watch ? -1 : 2) : route_text(figures);
+    DS4_TRY(write_stdout((clears ? "\x1b[H\x1b[2J" : "") + text));
+    if (!options.watch) return all_hops_answer(figures) ? kExitOk : kExitFailure;
+    before = std::move(now);
+  }
+}
+
 Result<int> status(const Invocation& invocation, const StatusOptions& options) {
+  if (options.route) return route(invocation, options);
   const std::chrono::milliseconds timeout = invocation.answer_timeout();
   DS4_ASSIGN(const Access access, open_access(invocation));
   const Cluster& cluster = access.cluster;
@@ -70,7 +93,8 @@ Result<int> status(const Invocation& invocation, const StatusOptions& options) {
   DS4_ASSIGN(const std::unique_ptr<ControlTransport> transport,
              connect_nodes(cluster.nodes, access.identity));
   if (options.watch) return watch(*transport, cluster, timeout, options.json, options.spans);
-  const std::vector<NodeView> views = look(*transport, cluster, timeout, options.spans);
+  const std::vector<NodeView> views =
+      look_at(*transport, cluster.nodes, timeout, {.spans = options.spans});
   if (InterruptGuard::interrupted()) return kExitInterrupted;
   DS4_TRY(write_stdout(options.json ? status_json(views, 2) : text_of(views, options.spans)));
   return all_reachable(views) ? kExitOk : kExitFailure;
@@ -81,11 +105,16 @@ Result<int> status(const Invocation& invocation, const StatusOptions& options) {
 void add_status_command(CLI::App& app, Invocation& invocation) {
   auto options = std::make_shared<StatusOptions>();
   CLI::App* command = app.add_subcommand("status", "Show what every node holds and does");
-  command->add_flag("--json", options->json,
-                    "{\"nodes\":[...]}; with --watch one line each second");
   command->add_flag(
+      "--json", options->json,
+      "{\"nodes\":[...]}, with --route {\"hops\":[...]}; with --watch one line each time");
+  CLI::Option* spans = command->add_flag(
       "--spans", options->spans,
       "Also every interval of the model file that a node holds, as the kernel has it");
+  command
+      ->add_flag("--route", options->route,
+                 "What each hop of the route has done in the last two seconds")
+      ->excludes(spans);
   command->add_flag("--watch", options->watch, "Show it again every second, until Ctrl-C");
   command->footer("Exit status 1 if a node does not answer.");
   command->callback([options, &invocation] {

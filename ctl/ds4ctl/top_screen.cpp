@@ -51,7 +51,7 @@ std::string headline(const TopSnapshot& snapshot, const RouteFigures& route, con
       fmt::format("ds4d: {} of {} ready", sums.ready, plural(snapshot.now.size(), "node"));
   if (route.epoch != 0) text += fmt::format(", epoch {}", route.epoch);
   const std::size_t room = width > characters(text) ? width - characters(text) : 0;
-  if (room > snapshot.clock.size() + 1) {
+  if (!snapshot.clock.empty() && room > snapshot.clock.size() + 1) {
     text += fmt::format("{:>{}}", snapshot.clock, std::min<std::size_t>(room, 40));
   }
   return text;

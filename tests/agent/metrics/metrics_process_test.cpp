@@ -110,7 +110,7 @@ TEST(Metrics, ReadersWhoNeverFinishHoldUpNobody) {
   AgentProcess a({.name = "a", .toml = kWithMetrics});
   ASSERT_TRUE(assign({&a}, route_of({{&a, "0:output"}}), 1));
   std::vector<UniqueFd> slow;
-  for (int i = 0; i < 40; ++i) slow.push_back(dial(metrics_port(a)));
+  for (int i = 0; i < 20; ++i) slow.push_back(dial(metrics_port(a)));
   EXPECT_EQ(ask(a, "What is the capital of France?"), "The capital of France is Paris.");
   EXPECT_THAT(scrape(a).complaints, IsEmpty());  // once their time is up
 }

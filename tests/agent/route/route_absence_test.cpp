@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "tests/agent/route/route_node.h"
 
 namespace ds4::agent {
@@ -201,32 +203,47 @@ TEST(RouteMachine, AStoppingNodeSaysSo) {
 
 // ---- who is away, and for how long -----------------------------------------------------------
 
-TEST(RouteMachine, AStageThatFallsSilentIsNoticedWithinTwoSecondsByDefault) {
+/// The stage that looks, and the one that falls silent.
+class SilentStage : public ::testing::TestWithParam<std::tuple<std::uint32_t, std::uint32_t>> {};
+
+TEST_P(SilentStage, IsNoticedWithinTwoSecondsByDefault) {
+  const auto [self, silent] = GetParam();
   RouteMachine machine({}, kInstance, {});
-  const Node node(0);
+  const Node node(self);
   TimePoint now = node.now;
   ASSERT_TRUE(machine.prepare(node.assignment(1)));
   machine.on_loaded(1, now);
   ASSERT_TRUE(machine.commit(1, now));
   const auto ping = [&](std::uint32_t stage) {
-    return machine.on_ping(
-        {.epoch = 1, .stage = stage, .instance = 7, .loaded = true, .hears_all = true}, now);
+    wire::PingFrame frame{.epoch = 1, .stage = stage, .instance = 7, .loaded = true};
+    frame.hears_all = true;
+    frame.route_ready = stage == 0;  // believed by the others, not by stage 0 itself
+    frame.processes = wire::digest_processes(node.instances);
+    for (const SendCanary& canary : all<SendCanary>(machine.on_ping(frame, now))) {
+      machine.on_canary_token(canary.session, now);
+    }
   };
-  ping(1);
-  const Actions actions = ping(2);
-  ASSERT_TRUE(has<SendCanary>(actions));
-  machine.on_canary_token(all<SendCanary>(actions)[0].session, now);
+  const auto others_ping = [&](std::uint32_t but) {
+    for (std::uint32_t stage = 0; stage < 3; ++stage) {
+      if (stage != self && stage != but) ping(stage);
+    }
+  };
+  others_ping(self);
   ASSERT_EQ(machine.state(), NodeState::kReady);
 
   const TimePoint died = now;
   while (machine.state() == NodeState::kReady && now < died + 10s) {
     now += RouteTiming{}.ping;  // as often as the agent looks at the clock
-    ping(1);
+    others_ping(silent);
     machine.tick(now);
   }
   EXPECT_EQ(machine.state(), NodeState::kDegraded);
   EXPECT_LE(now - died, 1800ms);
 }
+
+INSTANTIATE_TEST_SUITE_P(Everywhere, SilentStage,
+                         ::testing::Values(std::tuple(0, 1), std::tuple(0, 2), std::tuple(1, 0),
+                                           std::tuple(1, 2), std::tuple(2, 0), std::tuple(2, 1)));
 
 TEST(RouteMachine, AStageThatMissesAnotherTakesTheRouteOutOfReady) {
   Node node = ready_first();
