@@ -20,7 +20,7 @@ enum class MessageKind : std::uint8_t {
   kFork = 'F',
   kError = 'E',
   kPing = 'P',
-  kProbe = 'R',  // measures a link: see frame.h
+  kProbe = 'R',  // measures a link: agent/link/link_probe.h
 };
 
 /// The two bytes to send as first part.
