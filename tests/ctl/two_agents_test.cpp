@@ -144,6 +144,29 @@ TEST_F(TwoAgentsByCommand, APlanForAModelThatTheAgentsDoNotHaveIsNotAssigned) {
   EXPECT_EQ(a_.status().epoch, 1U);
 }
 
+TEST_F(TwoAgentsByCommand, StatusRouteShowsEveryHopAlsoOfNodesThatNobodyListed) {
+  ASSERT_EQ(ask(a_, {"What is the capital of France?"}).exit_code, 0);
+  const std::string only_a = temp_file("only_a.toml", "[nodes]\na = \"" + a_.address() + "\"\n");
+  const Finished finished =
+      run_program("ds4ctl", {"--cluster", only_a, "--state-dir", a_.state_dir().string(),
+                             "--timeout", "60", "status", "--route", "--json"});
+  ASSERT_EQ(finished.exit_code, 0) << finished.err << finished.out;
+  const Json hops = Json::parse(finished.out).at("hops");
+  ASSERT_EQ(hops.size(), 2u);
+  for (const Json& hop : hops) {
+    EXPECT_EQ(hop.at("state"), "ready");
+    EXPECT_GT(hop.at("totals").at("decode_rows"), 0);
+    EXPECT_GT(hop.at("totals").at("prefill_rows"), 0);
+    EXPECT_GT(hop.at("totals").at("compute_us"), 0);
+    EXPECT_GT(hop.at("links").at(0).at("bytes_sent"), 0);
+    EXPECT_GT(hop.at("links").at(0).at("bytes_received"), 0);
+    EXPECT_GT(hop.at("round_trip_ms"), 0);
+    EXPECT_GT(hop.at("rates").at("seconds"), 0);
+  }
+  EXPECT_EQ(hops[0].at("node"), "a");
+  EXPECT_EQ(hops[1].at("node"), "b");
+}
+
 TEST_F(TwoAgentsByCommand, AQuestionWaitsForANodeThatIsAwayIfAskedTo) {
   b_.kill_hard();
   ASSERT_TRUE(a_.becomes(wire::NodeState::kDegraded));
