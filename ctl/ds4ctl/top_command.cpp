@@ -82,10 +82,15 @@ Result<int> live(NodeWatch& watch, ControlTransport& transport) {
   return kExitOk;
 }
 
-/// Watches for two of its intervals, so that there are rates.
-Result<int> once(NodeWatch& watch, ControlTransport& transport, std::chrono::milliseconds time) {
-  const auto end = Clock::now() + time;
-  while (Clock::now() < end && !InterruptGuard::interrupted()) take_turn(watch, transport);
+/// Watches for two intervals, so that there are rates; longer only for who has not answered yet.
+Result<int> once(NodeWatch& watch, ControlTransport& transport, const NodeWatch::Pace& pace) {
+  const auto enough = Clock::now() + 2 * pace.every;
+  const auto patience = enough + pace.timeout;
+  while (!InterruptGuard::interrupted()) {
+    const auto now = Clock::now();
+    if (now >= patience || (now >= enough && all_reachable(watch.now()))) break;
+    take_turn(watch, transport);
+  }
   if (InterruptGuard::interrupted()) return kExitInterrupted;
   const TopSnapshot snapshot = snapshot_of(watch, transport);
   ScreenSize size = screen_size(STDOUT_FILENO);
@@ -106,9 +111,7 @@ Result<int> top(const Invocation& invocation, bool one_frame) {
   NodeWatch::Pace pace;
   pace.timeout = invocation.answer_timeout();
   NodeWatch watch(reached.nodes, pace);
-  if (one_frame) {
-    return once(watch, *reached.transport, std::max(2 * pace.every, pace.timeout));
-  }
+  if (one_frame) return once(watch, *reached.transport, pace);
   return live(watch, *reached.transport);
 }
 
