@@ -9,6 +9,7 @@ nodes=(a b c)
 declare -A layers=([a]=0:1 [b]=2:3 [c]=4:output)
 declare -A host=([a]=10.77.0.1 [b]=10.77.0.2 [c]=10.77.0.3)
 declare -A pids=()
+running=()  # the clients, see ask_all
 net=ds4c$$
 
 say() { $json || printf '%s\n' "$*"; }
@@ -25,8 +26,12 @@ begin() {
 
 # shellcheck disable=SC2317  # called by the trap
 clean_up() {
-  local status=$? name
+  local status=$? name client
   trap - EXIT
+  for client in "${running[@]}"; do  # with the ds4ctl that each waits for
+    # shellcheck disable=SC2046
+    kill "$client" $(pgrep -P "$client") 2>/dev/null
+  done
   for name in "${nodes[@]}"; do
     [[ -n ${pids[$name]-} ]] && kill -CONT "${pids[$name]}" 2>/dev/null
     [[ -n ${pids[$name]-} ]] && kill_agent "$name"

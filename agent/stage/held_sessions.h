@@ -6,7 +6,7 @@
 // be put away on disk; work for it brings it back. When the slice has no memory left, the session
 // that has been idle the longest goes: to disk if there is a store and it takes it, else for good.
 //
-// One thread at a time.
+// One thread at a time, but for what says otherwise.
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -43,6 +43,7 @@ class HeldSessions {
   /// When put_away_idle() is to be called again at the latest; nothing: not before there is work.
   std::optional<TimePoint> next_look() const;
 
+  /// From any thread.
   KvStoreStats stored() const { return store_ ? store_->stats() : KvStoreStats{}; }
 
  private:

@@ -41,6 +41,7 @@ class Runner {
   std::optional<TimePoint> next_look() const { return held_.next_look(); }
 
   std::uint64_t sessions() const { return held_.size(); }
+  /// From any thread.
   KvStoreStats stored() const { return held_.stored(); }
   std::uint64_t waiting_rows() const { return queue_.waiting_rows(); }
   const StageWork& work() const { return work_; }

@@ -121,7 +121,6 @@ struct Stage::Impl {
 
   void publish(std::vector<Outgoing>& out) {
     const std::uint64_t kv_bytes = slice->kv_bytes();
-    const KvStoreStats stored = runner.stored();
     const auto made = Clock::now();
     for (Outgoing& outgoing : out) outgoing.made = made;
     send_away(out);
@@ -129,7 +128,6 @@ struct Stage::Impl {
       const std::lock_guard lock(mutex);
       stats.sessions = runner.sessions();
       stats.kv_bytes = kv_bytes;
-      stats.stored = stored;
       stats.waiting_rows = runner.waiting_rows();
       stats.work = runner.work();
       stats.sent_frames = sent_frames;
@@ -209,8 +207,13 @@ void Stage::stop_sending() {
 }
 
 StageStats Stage::stats() const {
-  const std::lock_guard lock(impl_->mutex);
-  return impl_->stats;
+  StageStats stats;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    stats = impl_->stats;
+  }
+  stats.stored = impl_->runner.stored();  // files are written while the engine thread sleeps
+  return stats;
 }
 
 }  // namespace ds4::agent

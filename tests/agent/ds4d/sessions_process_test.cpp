@@ -1,8 +1,11 @@
 // Sessions of local programs over a real route: put away on disk and brought back, and going on
 // when the agent that they talk to was killed.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <thread>
 
@@ -164,6 +167,31 @@ TEST_F(RouteSessions, StreamsAndKeptSessionsOfLivingClientsGoOnWhenTheirEntryWas
       return status.kv_bytes == 0 && status.sessions == 0;
     }));
   }
+}
+
+/// What `ds4ctl run` prints, with its exit status.
+std::pair<std::string, int> run_ds4ctl(const std::string& arguments) {
+  const std::string command = DS4_BINARY_DIR "/bin/ds4ctl run " + arguments + " 2>&1";
+  FILE* pipe = ::popen(command.c_str(), "re");
+  std::string output;
+  for (int c = pipe == nullptr ? EOF : std::fgetc(pipe); c != EOF; c = std::fgetc(pipe)) {
+    output += static_cast<char>(c);
+  }
+  return {output, pipe == nullptr ? -1 : ::pclose(pipe)};
+}
+
+TEST_F(RouteSessions, AQuestionAskedWhileTheAgentIsAwayIsAnsweredWhenItIsBack) {
+  make("[engine]\nthreads = 1\n");
+  const std::string question =
+      fmt::format("--socket {} --raw -n 40 --temp 1 --seed 3 'The ocean is'", a->socket_path());
+  const auto quiet_run = run_ds4ctl(question);
+  ASSERT_EQ(quiet_run.second, 0) << quiet_run.first;
+  a->kill_hard();
+  EXPECT_NE(run_ds4ctl(question).second, 0) << "without --wait it fails at once";
+  auto later = std::async(std::launch::async, [&] { return run_ds4ctl("--wait 60 " + question); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  a->start();
+  EXPECT_EQ(later.get(), quiet_run);
 }
 
 }  // namespace
