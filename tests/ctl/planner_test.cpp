@@ -177,6 +177,27 @@ TEST(Planner, ManyNodesKeepTheirOrder) {
   EXPECT_THAT(plan->notes, ElementsAre(HasSubstr("in the order named")));
 }
 
+TEST(Planner, TriesAllOrdersOfEightNodesOfALargeModel) {
+  std::vector<PlanNode> nodes;
+  for (int i = 0; i < 8; ++i) {
+    // Later ones are faster and smaller.
+    nodes.push_back({"n" + std::to_string(i),
+                     offer(61, static_cast<std::uint64_t>(20 - i) * kLayerBytes, 1 + i)});
+  }
+  PlanInput in = input(nodes);
+  link_all(in, 100, 1'000'000'000);
+  const auto plan = plan_route(in);
+  ASSERT_TRUE(plan.has_value()) << plan.error().message;
+  std::uint32_t placed = 0;
+  for (const PlannedStage& stage : plan->stages) {
+    EXPECT_EQ(stage.range.first, placed);
+    EXPECT_LE(stage.need.total(), in.nodes[stage.node].offer.budget_bytes);
+    placed = stage.range.last + 1;
+  }
+  EXPECT_EQ(placed, 61U);
+  EXPECT_THAT(plan->notes, IsEmpty());
+}
+
 TEST(Planner, RefusesOffersThatCannotBe) {
   EXPECT_EQ(plan_route({}).error().code, ErrorCode::kInvalidArgument);
   PlanInput in = input({{"a", offer(4, kPlenty)}, {"b", offer(5, kPlenty)}});
