@@ -12,12 +12,12 @@ usage: tests/bench/pipeline.sh [--rounds N] [--split LAYERS,LAYERS] [--model FIL
   --split A,B      the layers of the two agents (0:2,3:output, which is even by time for the tiny model)
   --model FILE     GGUF file (packaging/models/tiny-v4-q4.gguf)
   --threads N      of each agent (1)
-  --toml TEXT      more lines for every agent's ds4d.toml, such as 'link.spin_us = 0'
+  --toml TEXT      more lines for every agent's ds4d.toml, such as 'pipeline.decode_wait_ms = 20'
   --bin FOLDER     where ds4d, ds4ctl and ds4-pipeline-load are (build/release/bin)
   --json           nothing but the last line, which is always the JSON result
 
-For the issue of a quiet machine: the load average is part of the result, and beside every rate stands
-the agents' processor time per token, which other programs do not change.
+Ratios want a quiet machine: the load average is part of the result, and beside every rate stands
+the agents' processor time per token, which other programs change less.
 
 Exit status: 0 measured, 1 failed, 2 malformed command line.
 END

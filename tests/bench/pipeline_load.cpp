@@ -1,5 +1,5 @@
-// One measurement of a running agent, through its client library: what tests/bench/pipeline.sh takes
-// its ratios of. Prints one line of JSON.
+// One measurement of a running agent, through its client library: what tests/bench/pipeline.sh
+// takes its ratios of. Prints one line of JSON.
 #include <dirent.h>
 #include <fmt/format.h>
 
