@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engine/base/available_memory.h"
+
 namespace ds4::agent {
 namespace {
 
