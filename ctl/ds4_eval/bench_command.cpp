@@ -3,16 +3,14 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "ctl/common/exit_codes.h"
 #include "ctl/common/terminal.h"
-#include "ctl/ds4_eval/bench_run.h"
+#include "ctl/ds4_eval/bench_report.h"
 #include "ctl/ds4_eval/commands.h"
-#include "ctl/ds4_eval/decode_traffic.h"
 #include "ctl/ds4_eval/engine_options.h"
-#include "ctl/ds4_eval/read_bandwidth.h"
 #include "engine/cpu/isa.h"
+#include "engine/cpu/read_bandwidth.h"
 #include "engine/model/kv_cache.h"
 
 namespace ds4::eval {
@@ -23,27 +21,15 @@ struct BenchOptions {
   std::uint32_t prompt = 512;
   std::uint32_t generate = 128;
   std::uint32_t repeat = 5;
-  std::vector<std::uint32_t> contexts;
+  std::vector<std::uint32_t> contexts, sessions, prefills;
+  bool profile = false;
   bool json = false;
+
+  Conversations main() const { return {prompt, generate, 1}; }
 };
 
-/// What is measured once the model is open.
-struct Measured {
-  std::string device;
-  double prefill_tps = 0;
-  double decode_tps = 0;
-  DecodeTraffic traffic;  // of a token in the middle of the answer
-  double read_bandwidth = 0;
-  std::vector<ContextSpeed> contexts;
-  std::string kv;  // what a session's cache consists of
-
-  double bandwidth_share() const {
-    return static_cast<double>(traffic.weight_bytes) * decode_tps / read_bandwidth;
-  }
-};
-
-/// Before anything takes time: each conversation must fit the model.
-Result<void> check_context(const BenchOptions& options, const SliceChain& chain) {
+/// Before anything takes time: each conversation must fit the model, and each pass the chain.
+Result<void> check_sizes(const BenchOptions& options, const SliceChain& chain) {
   const std::uint64_t most = chain.params().context_length;
   const auto check = [&](std::string_view what, std::uint64_t before) -> Result<void> {
     const std::uint64_t positions = before + options.generate;
@@ -54,6 +40,13 @@ Result<void> check_context(const BenchOptions& options, const SliceChain& chain)
   };
   DS4_TRY(check("prompt", options.prompt));
   for (const std::uint32_t context : options.contexts) DS4_TRY(check("--context", context));
+  for (const std::uint32_t prefill : options.prefills) DS4_TRY(check("--prefill", prefill));
+  for (const std::uint32_t sessions : options.sessions) {
+    if (sessions > chain.chunk())
+      return fail(ErrorCode::kOutOfRange,
+                  fmt::format("--sessions {} are more than the {} rows of a pass; raise --chunk",
+                              sessions, chain.chunk()));
+  }
   return {};
 }
 
@@ -63,10 +56,14 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-DecodeTraffic traffic_at(const SliceChain& chain, Graph graph, std::uint32_t position) {
-  const HyperParams& params = chain.params();
-  return decode_traffic(chain.model().gguf(), params, {0, params.n_layer - 1, true}, graph,
-                        position);
+LayerRange whole(const SliceChain& chain) {
+  return {0, chain.params().n_layer - 1, true};
+}
+
+/// Of the token in the middle of each answer.
+DecodeTraffic traffic_of(const SliceChain& chain, Graph graph, const Conversations& what) {
+  return decode_traffic(chain.model().gguf(), chain.params(), whole(chain), graph,
+                        what.prompt + what.generate / 2);
 }
 
 /// Of the memory that the weights are in.
@@ -76,97 +73,84 @@ Result<double> memory_bandwidth(const SliceChain& chain, unsigned threads) {
   return read_bandwidth(threads, bandwidth_buffer_bytes(), kRounds);
 }
 
-/// What computes: an instruction set or a GPU.
 Result<std::string> device_name(const SliceChain& chain) {
   if (chain.cuda() == nullptr) return std::string(to_string(cpu::choose_isa()));
   DS4_ASSIGN(const DeviceFacts facts, chain.cuda()->facts());
   return facts.name;
 }
 
-Result<Measured> measure(SliceChain& chain, const BenchOptions& options, unsigned threads) {
-  // Around the runs, not among them: it empties the caches, and what else the machine does changes.
+std::string cache_of(const SliceChain& chain, Graph graph, std::uint32_t context) {
+  if (chain.cuda() != nullptr)
+    return fmt::format("{} bytes of device memory for {} positions", chain.kv_bytes_for(context),
+                       context);
+  return KvPlan::make(chain.params(), whole(chain), graph, context).describe();
+}
+
+Result<Measured> measure_all(SliceChain& chain, const BenchOptions& options,
+                             const ChainOptions& chain_options) {
   Measured measured;
+  const Conversations what = measured.what = options.main();
+  measured.repeat = options.repeat;
+  measured.slices = chain.slices();
+  if (chain.cuda() == nullptr) measured.threads = chain_options.threads;
   DS4_ASSIGN(measured.device, device_name(chain));
-  DS4_ASSIGN(const double before, memory_bandwidth(chain, threads));
+  measured.traffic = traffic_of(chain, chain_options.graph, what);
+  measured.kv = cache_of(chain, chain_options.graph, what.prompt + what.generate);
+  // Around the runs, not among them: it empties the caches, and what else the machine does changes.
+  DS4_ASSIGN(const double before, memory_bandwidth(chain, chain_options.threads));
   std::vector<double> prefill;
   std::vector<double> decode;
   for (std::uint32_t run = 0; run <= options.repeat; ++run) {
-    DS4_ASSIGN(const Speeds speeds, measure_speeds(chain, options.prompt, options.generate));
+    DS4_ASSIGN(const Times times, measure(chain, what));
     if (run == 0) continue;  // the first run warms caches and clocks
-    prefill.push_back(speeds.prefill_tps);
-    decode.push_back(speeds.decode_tps);
+    prefill.push_back(times.prefill_tps(what));
+    decode.push_back(times.decode_tps(what));
   }
-  DS4_ASSIGN(const double after, memory_bandwidth(chain, threads));
+  DS4_ASSIGN(const double after, memory_bandwidth(chain, chain_options.threads));
   measured.prefill_tps = median(prefill);
   measured.decode_tps = median(decode);
   measured.read_bandwidth = std::max(before, after);
-  for (const std::uint32_t context : options.contexts) {
-    DS4_ASSIGN(const ContextSpeed speed, measure_context(chain, context, options.generate));
-    measured.contexts.push_back(speed);
-  }
+  // The further ones once only: they take long, and a median over tokens is steady enough.
+  const auto add = [&](const Conversations& one,
+                       std::vector<Measured::Further>& to) -> Result<void> {
+    DS4_ASSIGN(Times times, measure(chain, one));
+    to.push_back({one, std::move(times), traffic_of(chain, chain_options.graph, one)});
+    return {};
+  };
+  for (const std::uint32_t n : options.prefills) DS4_TRY(add({n, 0, 1}, measured.prefills));
+  for (const std::uint32_t n : options.contexts)
+    DS4_TRY(add({n, options.generate, 1}, measured.contexts));
+  for (const std::uint32_t n : options.sessions)
+    DS4_TRY(add({options.prompt, options.generate, n}, measured.sessions));
   return measured;
 }
 
-nlohmann::ordered_json to_json(const Measured& measured, const BenchOptions& options,
-                               const SliceChain& chain, const ChainOptions& chain_options) {
-  nlohmann::ordered_json json = {{"prefill_tps", measured.prefill_tps},
-                                 {"decode_tps", measured.decode_tps},
-                                 {"decode_bytes_per_token", measured.traffic.weight_bytes},
-                                 {"decode_kv_bytes_per_token", measured.traffic.kv_bytes},
-                                 {"read_bandwidth_bytes_per_s", measured.read_bandwidth},
-                                 {"decode_bandwidth_share", measured.bandwidth_share()},
-                                 {"kv_cache", measured.kv},
-                                 {"prompt", options.prompt},
-                                 {"generate", options.generate},
-                                 {"repeat", options.repeat},
-                                 {"threads", chain_options.threads},
-                                 {"slices", chain.slices()},
-                                 {"isa", measured.device}};
-  for (const ContextSpeed& speed : measured.contexts) {
-    const DecodeTraffic traffic =
-        traffic_at(chain, chain_options.graph, speed.context + options.generate / 2);
-    json["contexts"].push_back({{"context", speed.context},
-                                {"fill_tps", speed.fill_tps},
-                                {"decode_ms_per_token", speed.ms_per_token},
-                                {"decode_bytes_per_token", traffic.weight_bytes},
-                                {"decode_kv_bytes_per_token", traffic.kv_bytes}});
-  }
-  return json;
-}
-
-std::string to_text(const Measured& measured, const BenchOptions& options,
-                    const ChainOptions& chain_options) {
-  constexpr double kMb = 1e6;
-  std::string text = fmt::format(
-      "prefill {:.1f} tokens/s ({} tokens), decode {:.1f} tokens/s ({} tokens), median of {} runs, "
-      "{} threads, {}\n"
-      "decode reads {:.1f} MB of weights and {:.2f} MB of cache per token: {:.0f} % of the {:.1f} "
-      "GB/s that memory gives\n"
-      "a session's cache: {}\n",
-      measured.prefill_tps, options.prompt, measured.decode_tps, options.generate, options.repeat,
-      chain_options.threads, measured.device,
-      static_cast<double>(measured.traffic.weight_bytes) / kMb,
-      static_cast<double>(measured.traffic.kv_bytes) / kMb, 100 * measured.bandwidth_share(),
-      measured.read_bandwidth / 1e9, measured.kv);
-  for (const ContextSpeed& speed : measured.contexts) {
-    text += fmt::format("behind {} positions: {:.3f} ms per token (filled at {:.1f} tokens/s)\n",
-                        speed.context, speed.ms_per_token, speed.fill_tps);
-  }
-  return text;
+Result<int> profile(const BenchOptions& options) {
+  if (options.engine.chain().backend == Backend::kCpu)
+    return fail(ErrorCode::kInvalidArgument, "--profile is for --backend cuda: it times kernels");
+  Profiled profiled;
+  profiled.what = options.main();
+  if (!options.sessions.empty()) profiled.what.sessions = options.sessions.front();
+  KernelTimes warm_up;
+  KernelTimes* to = &warm_up;
+  ChainOptions chain_options = options.engine.chain();
+  chain_options.profile = [&](std::span<const KernelTime> times) { to->add(times); };
+  DS4_ASSIGN(SliceChain chain, SliceChain::open(chain_options));
+  DS4_TRY(check_sizes(options, chain));
+  DS4_TRY(measure(chain, {profiled.what.prompt, 1, profiled.what.sessions}));
+  to = &profiled.prefill;
+  DS4_TRY(measure(chain, profiled.what, [&] { to = &profiled.decode; }));
+  DS4_TRY(ctl::write_stdout(options.json ? to_json(profiled) : to_text(profiled)));
+  return ctl::kExitOk;
 }
 
 Result<int> bench(const BenchOptions& options) {
+  if (options.profile) return profile(options);
   const ChainOptions chain_options = options.engine.chain();
   DS4_ASSIGN(SliceChain chain, SliceChain::open(chain_options));
-  DS4_TRY(check_context(options, chain));
-  DS4_ASSIGN(Measured measured, measure(chain, options, chain_options.threads));
-  measured.traffic = traffic_at(chain, chain_options.graph, options.prompt + options.generate / 2);
-  measured.kv = KvPlan::make(chain.params(), {0, chain.params().n_layer - 1, true},
-                             chain_options.graph, options.prompt + options.generate)
-                    .describe();
-  DS4_TRY(ctl::write_stdout(options.json
-                                ? to_json(measured, options, chain, chain_options).dump() + "\n"
-                                : to_text(measured, options, chain_options)));
+  DS4_TRY(check_sizes(options, chain));
+  DS4_ASSIGN(const Measured measured, measure_all(chain, options, chain_options));
+  DS4_TRY(ctl::write_stdout(options.json ? to_json(measured) : to_text(measured)));
   return ctl::kExitOk;
 }
 
@@ -187,12 +171,19 @@ void add_bench_command(CLI::App& app, Action& action) {
   command->add_option("--repeat", options->repeat, "Runs after one that warms up; default 5")
       ->check(CLI::Range(1, 1000))
       ->type_name("R");
-  command
-      ->add_option("--context", options->contexts,
-                   "Also the time of a token behind N positions, such as 1024,16384,65536")
-      ->delimiter(',')
-      ->check(CLI::Range(1, 1 << 24))
-      ->type_name("N,...");
+  const auto add_list = [&](const char* name, std::vector<std::uint32_t>& list, const char* help) {
+    command->add_option(name, list, help)
+        ->delimiter(',')
+        ->check(CLI::Range(1, 1 << 24))
+        ->type_name("N,...");
+  };
+  add_list("--context", options->contexts,
+           "Also the time of a token behind N positions, such as 1024,16384,65536");
+  add_list("--sessions", options->sessions,
+           "Also N conversations side by side, such as 1,4,16, which share each pass");
+  add_list("--prefill", options->prefills, "Also the speed of reading N tokens, such as 2048,8192");
+  command->add_flag("--profile", options->profile,
+                    "In place of speeds the time of every kind of kernel; with --backend cuda");
   command->add_flag("--json", options->json,
                     "prefill_tps, decode_tps, decode_bandwidth_share and what they stand on");
   command->callback([options, &action] { action = [options] { return bench(*options); }; });

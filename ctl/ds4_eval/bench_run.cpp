@@ -1,86 +1,89 @@
 #include "ctl/ds4_eval/bench_run.h"
 
 #include <algorithm>
-#include <chrono>
+#include <numeric>
 #include <utility>
-#include <vector>
-
-#include "engine/text/sampler.h"
 
 namespace ds4::eval {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double per_second(std::uint32_t count, Clock::duration time) {
-  return count / std::max(1e-9, std::chrono::duration<double>(time).count());
+double per_second(std::uint64_t count, Clock::duration time) {
+  return static_cast<double>(count) / std::max(1e-9, std::chrono::duration<double>(time).count());
 }
 
-/// Arbitrary ids, the same in every run; what they say does not change how long they take.
-std::vector<std::int32_t> prompt_tokens(std::uint32_t count, std::uint32_t vocabulary) {
+/// Arbitrary ids, the same in every run, others for every session; what they say does not change
+/// how long they take, except that sessions which say the same share their experts.
+std::vector<std::int32_t> prompt_tokens(std::uint32_t count, std::uint32_t vocabulary,
+                                        SessionId session) {
   std::vector<std::int32_t> tokens;
-  for (std::uint32_t i = 0; i < count; ++i) {
-    tokens.push_back(static_cast<std::int32_t>((10 + std::uint64_t{i} * 37 % 4000) % vocabulary));
+  for (std::uint64_t i = 0; i < count; ++i) {
+    const std::uint64_t id = 10 + (i * 37 + (session - 1) * 613) % 4000;
+    tokens.push_back(static_cast<std::int32_t>(id % vocabulary));
   }
   return tokens;
 }
 
-struct Times {
-  Clock::duration prefill{};
-  std::vector<Clock::duration> tokens;
-};
-
-Result<void> talk(SliceChain& chain, SessionId session, std::uint32_t prompt,
-                  std::uint32_t generate, Times& times) {
-  const std::vector<std::int32_t> ids = prompt_tokens(prompt, chain.params().n_vocab);
-  Sampler sampler(chain.params().n_vocab);
-  std::int32_t token = 0;
-  const auto sample = [&](std::uint32_t at, std::span<const float> logits) -> Result<void> {
-    token = sampler.sample(logits, SamplingParams{}, at + 1).token;
-    return {};
-  };
-  times.tokens.reserve(generate);
+Result<void> talk(SliceChain& chain, const Conversations& what,
+                  const std::function<void()>& prefilled, Times& times) {
+  std::vector<std::int32_t> inputs(what.sessions);
+  std::vector<SampledToken> sampled(what.sessions);
   auto last = Clock::now();
   const auto lap = [&] {
     const auto now = Clock::now();
     return now - std::exchange(last, now);
   };
-  DS4_TRY(chain.append(session, 0, ids, LogitsWanted::kLast, sample));
+  for (std::uint32_t i = 0; i < what.sessions; ++i) {
+    const auto prompt = prompt_tokens(what.prompt, chain.params().n_vocab, i + 1);
+    DS4_ASSIGN(sampled[i], chain.sample_after(i + 1, 0, prompt, {}));
+  }
   times.prefill = lap();
-  for (std::uint32_t i = 0; i < generate; ++i) {
-    const std::int32_t input = token;
-    DS4_TRY(chain.append(session, prompt + i, std::span(&input, 1), LogitsWanted::kLast, sample));
-    times.tokens.push_back(lap());
+  if (prefilled) prefilled();
+  times.passes.reserve(what.generate);
+  std::vector<Segment> segments(what.sessions);
+  for (std::uint32_t made = 0; made < what.generate; ++made) {
+    for (std::uint32_t i = 0; i < what.sessions; ++i) {
+      inputs[i] = sampled[i].token;
+      segments[i] = {i + 1, what.prompt + made, {&inputs[i], 1}, LogitsWanted::kLast};
+    }
+    DS4_TRY(chain.forward(segments, {{}, {}, sampled}));
+    times.passes.push_back(lap());
   }
   return {};
 }
 
-Result<Times> conversation(SliceChain& chain, std::uint32_t prompt, std::uint32_t generate) {
-  constexpr SessionId kSession = 1;
-  Times times;
-  DS4_TRY(chain.open_session(kSession, prompt + generate));
-  const Result<void> done = talk(chain, kSession, prompt, generate, times);
-  chain.close_session(kSession);
-  DS4_TRY(done);
-  return times;
-}
-
 }  // namespace
 
-Result<Speeds> measure_speeds(SliceChain& chain, std::uint32_t prompt, std::uint32_t generate) {
-  DS4_ASSIGN(const Times times, conversation(chain, prompt, generate));
-  Clock::duration decode{};
-  for (const Clock::duration token : times.tokens) decode += token;
-  return Speeds{per_second(prompt, times.prefill), per_second(generate, decode)};
+double Times::prefill_tps(const Conversations& what) const {
+  return per_second(std::uint64_t{what.prompt} * what.sessions, prefill);
 }
 
-Result<ContextSpeed> measure_context(SliceChain& chain, std::uint32_t context,
-                                     std::uint32_t generate) {
-  DS4_ASSIGN(Times times, conversation(chain, context, generate));
-  const auto middle = times.tokens.begin() + static_cast<std::ptrdiff_t>(times.tokens.size() / 2);
-  std::nth_element(times.tokens.begin(), middle, times.tokens.end());
-  return ContextSpeed{context, per_second(context, times.prefill),
-                      std::chrono::duration<double, std::milli>(*middle).count()};
+double Times::decode_tps(const Conversations& what) const {
+  return per_second(std::uint64_t{what.generate} * what.sessions,
+                    std::accumulate(passes.begin(), passes.end(), Duration{}));
+}
+
+double Times::ms_per_pass() const {
+  std::vector<Duration> sorted = passes;
+  const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
+  std::nth_element(sorted.begin(), middle, sorted.end());
+  return std::chrono::duration<double, std::milli>(*middle).count();
+}
+
+Result<Times> measure(SliceChain& chain, const Conversations& what,
+                      const std::function<void()>& prefilled) {
+  Times times;
+  Result<void> done;
+  std::uint32_t opened = 0;
+  while (opened < what.sessions && done) {
+    done = chain.open_session(opened + 1, what.prompt + what.generate);
+    opened += done.has_value();
+  }
+  if (done) done = talk(chain, what, prefilled, times);
+  while (opened > 0) chain.close_session(opened--);
+  DS4_TRY(done);
+  return times;
 }
 
 }  // namespace ds4::eval

@@ -1,28 +1,37 @@
 #pragma once
 // The conversations whose time `ds4-eval bench` takes.
+#include <chrono>
 #include <cstdint>
+#include <functional>
+#include <vector>
 
 #include "ctl/ds4_eval/slice_chain.h"
 
 namespace ds4::eval {
 
-struct Speeds {
-  double prefill_tps = 0;
-  double decode_tps = 0;
+/// `sessions` conversations side by side: each reads `prompt` tokens, one conversation after the
+/// other, then all make `generate` tokens, one of each in a pass, greedy, sampling included.
+struct Conversations {
+  std::uint32_t prompt = 0;
+  std::uint32_t generate = 0;
+  std::uint32_t sessions = 1;
 };
 
-/// One conversation: `prompt` tokens, then `generate` greedy ones, one by one, sampling included.
-Result<Speeds> measure_speeds(SliceChain& chain, std::uint32_t prompt, std::uint32_t generate);
+struct Times {
+  using Duration = std::chrono::steady_clock::duration;
 
-struct ContextSpeed {
-  std::uint32_t context = 0;
-  double fill_tps = 0;
-  double ms_per_token = 0;  // the median token's
+  Duration prefill{};            // of all prompts
+  std::vector<Duration> passes;  // one for each token of a conversation
+
+  /// All conversations together.
+  double prefill_tps(const Conversations& what) const;
+  double decode_tps(const Conversations& what) const;
+  /// Of the median pass.
+  double ms_per_pass() const;
 };
 
-/// Fills a cache with `context` positions, chunk by chunk, then times `generate` tokens. Filled
-/// once only: that takes long, and a median over tokens is steady enough.
-Result<ContextSpeed> measure_context(SliceChain& chain, std::uint32_t context,
-                                     std::uint32_t generate);
+/// `prefilled` is called between the prompts and the first pass.
+Result<Times> measure(SliceChain& chain, const Conversations& what,
+                      const std::function<void()>& prefilled = {});
 
 }  // namespace ds4::eval

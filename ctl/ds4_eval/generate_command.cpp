@@ -11,7 +11,6 @@
 #include "ctl/ds4_eval/commands.h"
 #include "ctl/ds4_eval/engine_options.h"
 #include "engine/text/chat.h"
-#include "engine/text/sampler.h"
 #include "engine/text/tokenizer.h"
 
 namespace ds4::eval {
@@ -67,15 +66,11 @@ Result<int> generate(const GenerateOptions& options) {
   const ctl::InterruptGuard guard;
   ctl::TextWriter writer;
   Detokenizer detokenizer(*tokenizer);
-  Sampler sampler(chain.params().n_vocab);
-  Token next = -1;
-  const auto sample = [&](std::uint32_t at, std::span<const float> logits) -> Result<void> {
-    next = sampler.sample(logits, options.sampling, at + 1).token;
-    return {};
-  };
   std::uint32_t position = 0;
   for (std::uint32_t made = 0; made < room && !ctl::InterruptGuard::interrupted(); ++made) {
-    DS4_TRY(chain.append(kSession, position, input, LogitsWanted::kLast, sample));
+    DS4_ASSIGN(const SampledToken sampled,
+               chain.sample_after(kSession, position, input, options.sampling));
+    const Token next = sampled.token;
     if (next == tokenizer->eos()) break;
     writer.write(detokenizer.push(next));
     DS4_TRY(writer.result());

@@ -28,6 +28,7 @@ Result<std::unique_ptr<Slice>> make_cuda_slice(CudaEngine& engine,
   CudaSliceOptions slice;
   slice.graph = options.graph;
   slice.max_rows = options.chunk;
+  slice.profile = options.profile;
   return engine.make_slice(std::move(weights), slice);
 }
 
@@ -76,9 +77,9 @@ Result<SliceChain> SliceChain::open(const ChainOptions& options) {
   return chain;
 }
 
-std::uint64_t SliceChain::kv_bytes() const {
+std::uint64_t SliceChain::kv_bytes_for(std::uint32_t context) const {
   std::uint64_t bytes = 0;
-  for (const auto& slice : slices_) bytes += slice->kv_bytes();
+  for (const auto& slice : slices_) bytes += slice->kv_bytes_for(context);
   return bytes;
 }
 
@@ -96,7 +97,7 @@ void SliceChain::close_session(SessionId session) {
   for (const auto& slice : slices_) slice->close_session(session);
 }
 
-Result<void> SliceChain::forward(std::span<const Segment> segments, std::span<float> logits) {
+Result<void> SliceChain::forward(std::span<const Segment> segments, const SliceOutput& last) {
   std::size_t rows = 0;
   for (const Segment& segment : segments) rows += segment.tokens.size();
   if (rows > chunk_) {
@@ -110,7 +111,7 @@ Result<void> SliceChain::forward(std::span<const Segment> segments, std::span<fl
     if (i + 1 < slices_.size()) {
       output.streams = std::span(streams_[i % 2]).first(floats);
     } else {
-      output.logits = logits;
+      output = last;
     }
     DS4_TRY(slices_[i]->forward(input, output));
     input.streams = output.streams;
@@ -131,7 +132,7 @@ Result<void> SliceChain::append(SessionId session, std::uint32_t position,
     if (logits_.size() < wanted_rows * n_vocab) logits_.resize(wanted_rows * n_vocab);
     const std::span<float> logits = std::span(logits_).first(wanted_rows * n_vocab);
     const Segment segment{session, position, tokens.first(rows), now};
-    DS4_TRY(forward(std::span(&segment, 1), logits));
+    DS4_TRY(forward(std::span(&segment, 1), {{}, logits}));
     position += static_cast<std::uint32_t>(rows);
     if (wanted_rows > 0) {
       DS4_TRY(sink(position - static_cast<std::uint32_t>(wanted_rows), logits));
@@ -139,6 +140,18 @@ Result<void> SliceChain::append(SessionId session, std::uint32_t position,
     tokens = tokens.subspan(rows);
   }
   return {};
+}
+
+Result<SampledToken> SliceChain::sample_after(SessionId session, std::uint32_t position,
+                                              std::span<const std::int32_t> tokens,
+                                              const SamplingParams& params) {
+  const std::size_t last = tokens.empty() ? 0 : (tokens.size() - 1) / chunk_ * chunk_;
+  DS4_TRY(append(session, position, tokens.first(last), LogitsWanted::kNone, {}));
+  const Segment segment{session, position + static_cast<std::uint32_t>(last), tokens.subspan(last),
+                        LogitsWanted::kLast, params};
+  SampledToken token;
+  DS4_TRY(forward({&segment, 1}, {{}, {}, {&token, 1}}));
+  return token;
 }
 
 }  // namespace ds4::eval

@@ -34,6 +34,8 @@ struct ChainOptions {
   std::uint32_t chunk = 512;  // most rows of one pass
   /// Sees the streams that enter each layer, {rows, n_streams, n_embd}; for tests.
   std::function<void(std::uint32_t layer, std::span<const float> streams)> tap = {};
+  /// See CudaSliceOptions; of every slice.
+  std::function<void(std::span<const KernelTime>)> profile = {};
 };
 
 /// Thread rule: one thread at a time, as for a Slice.
@@ -48,14 +50,14 @@ class SliceChain {
   std::size_t slices() const { return slices_.size(); }
   /// Null on the CPU.
   const CudaEngine* cuda() const { return cuda_.get(); }
-  std::uint64_t kv_bytes() const;
+  std::uint64_t kv_bytes_for(std::uint32_t context) const;
 
   /// In all slices or in none.
   Result<void> open_session(SessionId session, std::uint32_t context);
   void close_session(SessionId session);
 
-  /// One pass of at most chunk() rows through all slices. `logits`: {wanted rows, n_vocab}.
-  Result<void> forward(std::span<const Segment> segments, std::span<float> logits);
+  /// One pass of at most chunk() rows through all slices. `output`: logits or tokens.
+  Result<void> forward(std::span<const Segment> segments, const SliceOutput& output);
 
   /// Receives {rows, n_vocab} logits; the first row is that of position `first_position`.
   using LogitsSink =
@@ -65,6 +67,10 @@ class SliceChain {
   Result<void> append(SessionId session, std::uint32_t position,
                       std::span<const std::int32_t> tokens, LogitsWanted wanted,
                       const LogitsSink& sink);
+  /// The same, and then the token that follows them, sampled where the logits are.
+  Result<SampledToken> sample_after(SessionId session, std::uint32_t position,
+                                    std::span<const std::int32_t> tokens,
+                                    const SamplingParams& params);
 
  private:
   SliceChain() = default;

@@ -45,8 +45,4 @@ std::uint64_t DeviceWeights::device_bytes() const {
   return bytes;
 }
 
-std::string DeviceWeights::describe() const {
-  return fmt::format("device memory: {}", cover().describe());
-}
-
 }  // namespace ds4::cuda

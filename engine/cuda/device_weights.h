@@ -19,10 +19,8 @@ class DeviceWeights final : public WeightsBase {
 
   std::string_view strategy() const override { return "cuda-device"; }
   Result<Residency> audit() const override;
-  std::optional<std::string> broken() const override { return std::nullopt; }
   std::uint64_t device_bytes() const override;
   std::uint64_t registered_bytes() const override { return 0; }
-  std::string describe() const override;
 
  private:
   const std::byte* address_of(const TensorInfo& tensor) const override;

@@ -45,32 +45,51 @@ Result<const Driver*> Driver::get() {
   return &*driver;
 }
 
-tl::unexpected<Error> fail_cuda(cudaError_t error, std::string_view doing) {
-  ErrorCode code = ErrorCode::kInternal;
+namespace {
+
+ErrorCode code_of(cudaError_t error) {
   switch (error) {
     case cudaErrorMemoryAllocation:
-      code = ErrorCode::kResourceExhausted;
-      break;
+      return ErrorCode::kResourceExhausted;
     case cudaErrorNoDevice:
     case cudaErrorInsufficientDriver:
     case cudaErrorNotSupported:
-      code = ErrorCode::kUnsupported;
-      break;
+      return ErrorCode::kUnsupported;
+    // These stay with the process's context: every later call gives the same one.
+    case cudaErrorAssert:
     case cudaErrorDevicesUnavailable:
     case cudaErrorECCUncorrectable:
     case cudaErrorHardwareStackError:
     case cudaErrorIllegalAddress:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
     case cudaErrorLaunchFailure:
     case cudaErrorLaunchTimeout:
+    case cudaErrorMisalignedAddress:
     case cudaErrorSystemNotReady:
     case cudaErrorUnknown:
-      code = ErrorCode::kUnavailable;
-      break;
+      return ErrorCode::kUnavailable;
     default:
-      break;
+      return ErrorCode::kInternal;
   }
+}
+
+}  // namespace
+
+tl::unexpected<Error> fail_cuda(cudaError_t error, std::string_view doing) {
   static_cast<void>(cudaGetLastError());  // reported here, so not once more by the next call
-  return fail(code, fmt::format("{}: {}", doing, cudaGetErrorString(error)));
+  return fail(code_of(error), fmt::format("{}: {}", doing, cudaGetErrorString(error)));
+}
+
+std::optional<std::string> device_failure(int device) {
+  cudaError_t error = cudaSetDevice(device);
+  if (error == cudaSuccess) error = cudaStreamQuery(cudaStreamLegacy);
+  if (error == cudaSuccess || error == cudaErrorNotReady) return std::nullopt;
+  static_cast<void>(cudaGetLastError());
+  if (code_of(error) != ErrorCode::kUnavailable) return std::nullopt;
+  return fmt::format("GPU {} failed ({}) and computes nothing more for this process: restart it",
+                     device, cudaGetErrorString(error));
 }
 
 tl::unexpected<Error> fail_driver(CUresult error, std::string_view doing) {

@@ -7,6 +7,8 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include "engine/base/result.h"
@@ -34,6 +36,9 @@ struct Driver {
 /// failed or went away, else kInternal.
 tl::unexpected<Error> fail_cuda(cudaError_t error, std::string_view doing);
 tl::unexpected<Error> fail_driver(CUresult error, std::string_view doing);
+/// Why the device computes nothing more for this process, if that is so. Asks it, which takes a
+/// microsecond or two.
+std::optional<std::string> device_failure(int device);
 
 /// Returns from the enclosing function if a runtime call failed; `doing` names call and object.
 #define DS4_CUDA_TRY(call, doing)                                       \

@@ -19,6 +19,7 @@
 // Thread rule: every member may be called from any thread; load() blocks the caller until done.
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,6 +27,7 @@
 #include <vector>
 
 #include "engine/base/result.h"
+#include "engine/cuda/kernel_times.h"
 #include "engine/gguf/model_file.h"
 #include "engine/model/slice.h"
 #include "engine/residency/memfd_store.h"
@@ -68,14 +70,15 @@ class CudaWeights : public Residence {
   virtual std::uint64_t device_bytes() const = 0;
   /// Host memory registered with the driver; 0 if in device memory.
   virtual std::uint64_t registered_bytes() const = 0;
-  /// One line for the log: "device memory: span cover 78.21 GiB of 150.00 GiB model (...)".
-  virtual std::string describe() const = 0;
 };
 
 struct CudaSliceOptions {
   Graph graph = Graph::kOfficial;
   std::uint32_t max_rows = 2048;      // rows that one forward() takes
   std::uint64_t kv_budget_bytes = 0;  // 0: unlimited
+  /// Told after each forward() how long its kernels ran. Such calls are slower: kernels do not
+  /// overlap and are launched one by one.
+  std::function<void(std::span<const KernelTime>)> profile = {};
 };
 
 struct CudaOpenOptions {
@@ -131,6 +134,6 @@ struct CudaPluginEntry {
 
 /// Source version, compiler and the number of this contract: raise the number with every change of
 /// a type that both halves see.
-inline constexpr const char* kCudaPluginBuild = "ds4 contract 5, compiler " __VERSION__;
+inline constexpr const char* kCudaPluginBuild = "ds4 contract 6, compiler " __VERSION__;
 
 }  // namespace ds4

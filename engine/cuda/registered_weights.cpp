@@ -54,9 +54,9 @@ class RegisteredWeights final : public WeightsBase {
     return residency;
   }
   bool shows_the_file() const override { return slice_->shows_the_file(); }
-  std::optional<std::string> broken() const override { return slice_->broken(); }
-  std::string describe() const override {
-    return fmt::format("registered read-only: {}", cover().describe());
+  std::optional<std::string> broken() const override {
+    if (auto why = slice_->broken()) return why;
+    return WeightsBase::broken();
   }
 
  private:

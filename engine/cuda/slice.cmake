@@ -1,5 +1,5 @@
 # What computes; CMakeLists.txt beside this has what holds the weights.
 set(DS4_CUDA_SLICE_SOURCES
-  slice.cpp slice_weights.cpp device_sessions.cpp forward_pass.cpp
+  slice.cpp launch_times.cpp slice_weights.cpp device_sessions.cpp forward_pass.cpp
   kernels/products.cu kernels/streams.cu kernels/attention_input.cu kernels/index_search.cu
   kernels/attention.cu kernels/routing.cu kernels/sampling.cu kernels/quantise.cu)

@@ -10,6 +10,7 @@
 
 #include "engine/cuda/device_sessions.h"
 #include "engine/cuda/forward_pass.h"
+#include "engine/cuda/launch_times.h"
 #include "engine/model/rope.h"
 #include "engine/model/sampling.h"
 #include "engine/model/sessions.h"
@@ -118,6 +119,7 @@ class CudaSlice final : public Slice {
   Result<void> start(const CallShape& shape);
   Result<void> finish(const CallShape& shape, const SliceOutput& output);
   Result<void> compute(const SliceInput& input, const SliceOutput& output);
+  Result<void> report_times();
 
   std::shared_ptr<const TensorSource> source_;
   const HyperParams hp_;
@@ -137,6 +139,7 @@ class CudaSlice final : public Slice {
   PinnedBuffer<Pick> staged_picks_;     // [kHeadRows] written by the device
   std::unique_ptr<ForwardPass> pass_;
   StreamPtr stream_;
+  std::unique_ptr<LaunchTimes> times_;  // if they are asked for
   std::map<CallShape, GraphPtr> graphs_;
   bool failed_ = false;
 };
@@ -182,6 +185,7 @@ Result<void> CudaSlice::prepare() {
   cudaStream_t stream = nullptr;
   DS4_CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "make a CUDA stream");
   stream_.reset(stream);
+  if (options_.profile) times_ = std::make_unique<LaunchTimes>();
   pass_ = std::make_unique<ForwardPass>(hp_, range_, options_.graph, weights_, ws_,
                                         frequencies_.data(), iq2_grid_.data());
   return {};
@@ -216,7 +220,7 @@ Launcher CudaSlice::launcher() const {
   Launcher launcher;
   launcher.stream = stream_.get();
   launcher.overlap = tuning_.overlap;
-  launcher.observer = tuning_.observer;
+  launcher.observer = times_.get();
   return launcher;
 }
 
@@ -273,7 +277,8 @@ Result<GraphPtr> CudaSlice::capture(const CallShape& shape) {
 }
 
 Result<void> CudaSlice::start(const CallShape& shape) {
-  if (!tuning_.graphs || tuning_.observer != nullptr || shape.rows > kGraphRows) {
+  if (times_) times_->begin(stream_.get());
+  if (!tuning_.graphs || times_ || shape.rows > kGraphRows) {
     DS4_CUDA_TRY(enqueue(shape), "launch a kernel");
     return {};
   }
@@ -342,6 +347,13 @@ Result<void> CudaSlice::forward(const SliceInput& input, const SliceOutput& outp
     return computed;
   }
   DeviceSessions::advance(call_);
+  return report_times();
+}
+
+Result<void> CudaSlice::report_times() {
+  if (!times_) return {};
+  DS4_ASSIGN(const KernelTimes times, times_->take());
+  options_.profile(times.all());
   return {};
 }
 

@@ -21,8 +21,7 @@ Result<std::unique_ptr<Slice>> make_slice(std::shared_ptr<const CudaWeights> wei
 /// For tests and benchmarks.
 struct SliceTuning {
   bool graphs = true;
-  bool overlap = true;                 // kernels may start before their predecessor ends
-  LaunchObserver* observer = nullptr;  // no graphs with one
+  bool overlap = true;  // kernels may start before their predecessor ends
 };
 Result<std::unique_ptr<Slice>> make_slice(std::shared_ptr<const TensorSource> source,
                                           const CudaSliceOptions& options,

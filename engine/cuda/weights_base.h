@@ -4,9 +4,11 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
+#include "engine/cuda/driver.h"
 #include "engine/cuda/plugin.h"
 
 namespace ds4::cuda {
@@ -33,6 +35,7 @@ class WeightsBase : public CudaWeights {
   int device() const final { return device_; }
   const LoadFigures& figures() const final { return figures_; }
   const std::string& note() const final { return note_; }
+  std::optional<std::string> broken() const override { return device_failure(device_); }
 
  protected:
   /// The device address of a tensor of the range.

@@ -76,6 +76,9 @@ TEST(EvalCli, AMalformedCommandLineIsExitCode2WithOneSentence) {
       {"bench", "--model", kModel, "--repeat", "0"},
       {"bench", "--model", kModel, "--context", "0"},
       {"bench", "--model", kModel, "--context", "64,many"},
+      {"bench", "--model", kModel, "--sessions", "1,0"},
+      {"bench", "--model", kModel, "--prefill", "x"},
+      {"bench", "--model", kModel, "--profile"},
       {"bench", "--model", kModel, "--graph", "fancy"},
       {"bench", "--model", kModel, "--threads", "two"},
       {"perplexity", "--model", kModel},
@@ -109,7 +112,9 @@ TEST(EvalCli, AFailureIsExitCode1AndNamesTheThing) {
       {logits(good, good, out), good},
       {eval({"perplexity", "--model", kModel, "--text", "/nonexistent.txt"}), "/nonexistent.txt"},
       {eval({"bench", "--model", kModel, "--prompt", "16000000"}), "context"},
-      {eval({"bench", "--model", kModel, "--context", "64,16000000"}), "--context"}};
+      {eval({"bench", "--model", kModel, "--context", "64,16000000"}), "--context"},
+      {eval({"bench", "--model", kModel, "--prefill", "16000000"}), "--prefill"},
+      {eval({"bench", "--model", kModel, "--sessions", "1,9", "--chunk", "8"}), "--chunk"}};
   for (const auto& [finished, sentence] : cases) {
     EXPECT_EQ(finished.exit_code, 1) << finished.err;
     EXPECT_THAT(finished.err, AllOf(StartsWith("ds4-eval: "), HasSubstr(sentence)));
@@ -236,6 +241,27 @@ TEST(EvalBench, TimesTokensBehindEachContext) {
   const Finished text = eval(line);
   EXPECT_THAT(text.out, AllOf(HasSubstr("behind 32 positions"), HasSubstr("behind 600 positions"),
                               HasSubstr("GB/s")));
+}
+
+TEST(EvalBench, TimesConversationsSideBySideAndPromptsAlone) {
+  const std::vector<std::string> line = {
+      "bench", "--model",  kModel, "--prompt",   "16",  "--generate", "4", "--threads",
+      "1",     "--repeat", "1",    "--sessions", "2,5", "--prefill",  "40"};
+  std::vector<std::string> as_json = line;
+  as_json.push_back("--json");
+  const Finished finished = eval(as_json);
+  ASSERT_EQ(finished.exit_code, 0) << finished.err;
+  const Json json = Json::parse(finished.out);
+  ASSERT_EQ(json["sessions"].size(), 2);
+  EXPECT_EQ(json["sessions"][1]["sessions"], 5);
+  for (const Json& one : json["sessions"]) {
+    EXPECT_GT(one["decode_tps"].get<double>(), 0);
+    EXPECT_GT(one["decode_ms_per_pass"].get<double>(), 0);
+  }
+  ASSERT_EQ(json["prefills"].size(), 1);
+  EXPECT_EQ(json["prefills"][0]["prompt"], 40);
+  EXPECT_GT(json["prefills"][0]["prefill_tps"].get<double>(), 0);
+  EXPECT_THAT(eval(line).out, AllOf(HasSubstr("5 sessions: "), HasSubstr("prefill of 40 tokens")));
 }
 
 TEST(EvalGenerate, AnswersWhatTheModelWasTaught) {

@@ -6,8 +6,9 @@ usage() {
   cat <<'END'
 usage: tests/gpu/slice.sh [--bin FOLDER] [--log FOLDER] [--only STEPS] [--help]
 
-  tests     cuda_slice_test: reference vectors, bit identity, refusals
-  sanitize  part of it under compute-sanitizer
+  tests     cuda_slice_test: reference vectors, bit identity, refusals; kernels one by one, sampled
+            tokens, and a GPU that fails
+  sanitize  small cases of them under compute-sanitizer: memcheck, racecheck, initcheck
   compare   Flash's sizes with few layers and experts, layer by layer against the CPU, and
             against itself with other cuts into calls
   bench     Flash Q2 whole, random weights in device memory (81 GiB): prefill, decode, profile
@@ -54,10 +55,19 @@ trap 'rm -rf "$work"' EXIT
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 if wanted tests; then
   run 150 tests "$bin/cuda_slice_test"
+  run 60 kernels "$bin/cuda_kernels_test"
+  run 60 sampling "$bin/cuda_sampling_test"
+  run 30 device-loss "$bin/cuda_device_loss_test"
 fi
 if wanted sanitize; then
-  run 120 sanitize compute-sanitizer --error-exitcode 3 "$bin/cuda_slice_test" \
-    --gtest_filter='CudaSlice.*:All/CudaLayers.*/1'
+  check() { run 120 "$1-$2" compute-sanitizer --tool "$1" --error-exitcode 3 "$bin/cuda_$2_test" "--gtest_filter=$3"; }
+  check memcheck slice 'CudaSlice.*:All/CudaLayers.*/1'
+  check memcheck kernels '*'
+  for tool in racecheck initcheck; do
+    check $tool slice 'CudaSlice.*'
+    check $tool kernels 'Shapes/*/1:Widths/*/0:Rows/*/2'
+    check $tool sampling 'CudaSampling.Extremes*'
+  done
 fi
 if wanted compare; then
   "$bin/ds4-synth" --out "$work/small.gguf" --recipe q2 --layers 5 --experts 16 --vocab 8192 \

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <map>
 #include <thread>
 #include <vector>
 
@@ -32,41 +31,10 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Time between launches by name. Launches are not overlapped by what follows them then.
-class Profile final : public cuda::LaunchObserver {
- public:
-  void launched(cudaStream_t stream, const char* name) override {
-    cudaEvent_t event = nullptr;
-    cudaEventCreate(&event);
-    cudaEventRecord(event, stream);
-    events_.push_back({name, event});
-  }
-  void print(const char* what) {
-    std::map<std::string, std::pair<double, int>> times;
-    cudaDeviceSynchronize();
-    for (std::size_t i = 1; i < events_.size(); ++i) {
-      float ms = 0;
-      cudaEventElapsedTime(&ms, events_[i - 1].second, events_[i].second);
-      times[events_[i].first].first += ms;
-      ++times[events_[i].first].second;
-    }
-    double total = 0;
-    for (const auto& [name, time] : times) total += time.first;
-    fmt::print("{}: {:.3f} ms\n", what, total);
-    for (const auto& [name, time] : times)
-      fmt::print("  {:28} {:9.3f} ms {:5} launches {:8.2f} us each\n", name, time.first,
-                 time.second, 1000 * time.first / time.second);
-    for (auto& [name, event] : events_) cudaEventDestroy(event);
-    events_.clear();
-  }
-  void forget() {
-    for (auto& [name, event] : events_) cudaEventDestroy(event);
-    events_.clear();
-  }
-
- private:
-  std::vector<std::pair<const char*, cudaEvent_t>> events_;
-};
+void print(const char* what, KernelTimes& times) {
+  fmt::print("{}: {:.3f} ms\n{}", what, times.total_ms(), times.to_text());
+  times.clear();
+}
 
 std::vector<std::int32_t> prompt_tokens(std::uint32_t count, std::uint32_t vocab,
                                         std::uint32_t seed) {
@@ -98,9 +66,9 @@ std::int32_t best_of(std::span<const float> logits) {
 
 /// `sessions` conversations of `context` tokens each; then `generate` calls of one row of each.
 Result<void> measure(Slice& slice, const Options& options, std::uint32_t sessions,
-                     std::uint32_t context, Profile* profile) {
+                     std::uint32_t context, KernelTimes* profile) {
   const std::uint32_t vocab = slice.params().n_vocab;
-  std::vector<float> logits(std::size_t{sessions} * vocab);
+  std::vector<SampledToken> sampled(sessions);
   std::vector<float> one(vocab);
   double prefill_s = 0;
   for (SessionId id = 0; id < sessions; ++id) {
@@ -109,9 +77,9 @@ Result<void> measure(Slice& slice, const Options& options, std::uint32_t session
     DS4_TRY(prefill(slice, id, prompt_tokens(context, vocab, static_cast<std::uint32_t>(id)),
                     options.chunk, one));
     prefill_s = seconds_since(start);
-    if (profile != nullptr && id == 0) profile->print("prefill");
+    if (profile != nullptr && id == 0) print("prefill", *profile);
   }
-  if (profile != nullptr) profile->forget();
+  if (profile != nullptr) profile->clear();
   std::vector<std::int32_t> next(sessions, best_of(one));
   std::vector<double> times;
   for (std::uint32_t i = 0; i < options.generate; ++i) {
@@ -119,19 +87,19 @@ Result<void> measure(Slice& slice, const Options& options, std::uint32_t session
     for (SessionId id = 0; id < sessions; ++id)
       segments.push_back({id, context + i, {&next[id], 1}, LogitsWanted::kLast});
     const auto start = Clock::now();
-    DS4_TRY(slice.forward({segments, {}}, {{}, logits}));
+    DS4_TRY(slice.forward({segments, {}}, {{}, {}, sampled}));
     times.push_back(seconds_since(start));
     for (SessionId id = 0; id < sessions; ++id)
-      next[id] = (best_of(std::span(logits).subspan(id * vocab, vocab)) + static_cast<int>(id)) %
-                 static_cast<int>(vocab);
+      next[id] = (sampled[id].token + static_cast<int>(id)) % static_cast<int>(vocab);
     if (profile == nullptr) continue;
     if (i + 1 == options.generate)
-      profile->print("one decode call");
+      print("one decode call", *profile);
     else
-      profile->forget();
+      profile->clear();
   }
-  const bool finite =
-      std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); });
+  const bool finite = std::all_of(sampled.begin(), sampled.end(), [](const SampledToken& token) {
+    return std::isfinite(token.logprob);
+  });
   std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
                    times.end());
   const double ms = 1000 * times[times.size() / 2];
@@ -240,13 +208,14 @@ Result<void> run(const Options& options) {
                  model, range, options.file ? test::Contents::kOfFile : test::Contents::kRandom));
   fmt::print("{:.2f} GB of {} weights in {:.1f} s\n", static_cast<double>(source->bytes()) / 1e9,
              options.file ? "the file's" : "RANDOM (synthetic)", seconds_since(start));
-  Profile profile;
+  KernelTimes profile;
   cuda::SliceTuning tuning;
   tuning.graphs = !options.no_graphs;
   tuning.overlap = !options.no_overlap;
-  if (options.profile) tuning.observer = &profile;
   CudaSliceOptions slice_options;
   slice_options.max_rows = options.chunk;
+  if (options.profile)
+    slice_options.profile = [&](std::span<const KernelTime> times) { profile.add(times); };
   DS4_ASSIGN(auto slice, cuda::make_slice(source, slice_options, tuning));
   std::size_t free = 0, total = 0;
   cudaMemGetInfo(&free, &total);

@@ -138,7 +138,7 @@ TEST_P(CudaInvariance, GraphsAndOverlapChangeNothing) {
   const auto wanted = run_tokens(gpu_slice(GetParam(), "0:output", Graph::kOfficial), input, 5);
   for (const bool overlap : {false, true}) {
     const auto other =
-        gpu_slice(GetParam(), "0:output", Graph::kOfficial, 512, {false, overlap, nullptr});
+        gpu_slice(GetParam(), "0:output", Graph::kOfficial, 512, {false, overlap});
     EXPECT_TRUE(same_bits(run_tokens(other, input, 5), wanted)) << "overlap " << overlap;
   }
 }
