@@ -8,6 +8,7 @@
 // the kernel's time goes to (four instructions a sum and 32 columns). Two stages lie between the
 // two, so producers are ahead across tiles, too. Sums of the segments before wait in shared memory.
 #include <algorithm>
+#include <vector>
 
 #include "engine/cuda/kernels/pipeline.cuh"
 #include "engine/cuda/kernels/wide_products.h"
@@ -156,45 +157,53 @@ __device__ __forceinline__ void decode(const Tile& tile, std::uint32_t column,
   }
 }
 
-/// Copies activations: eight threads a row.
+/// Copies activations: eight threads a row, and one a row's scales. Rows are addressed by 32 bits.
 class InputCopy {
  public:
-  static constexpr std::uint32_t kRowsAtOnce = kProducerThreads / 8;
-  static constexpr std::uint32_t kRounds = kWideInputs / kRowsAtOnce;
-
   template <class Tile>
   __device__ void enter(const Tile& tile, std::uint32_t thread) {
-    piece_ = thread % 8, row_ = thread / 8;
+    const std::uint32_t stride = tile.x->stride;
+    row_ = thread / 8, piece_ = thread % 8;
     rounds_ = tile.inputs <= row_ ? 0 : (tile.inputs - row_ + kRowsAtOnce - 1) / kRowsAtOnce;
 #pragma unroll
     for (std::uint32_t i = 0; i < kRounds; ++i)
-      if (i < rounds_)
-        offset_[i] = tile.input_row(row_ + kRowsAtOnce * i) * (tile.x->stride / kStageCols);
+      offset_[i] = i < rounds_ ? tile.input_row(row_ + kRowsAtOnce * i) * stride : 0;
+    has_row_ = thread < tile.inputs;
+    own_ = has_row_ ? tile.input_row(thread) * (stride / kStageCols) : 0;
   }
-  /// Offsets are in stages, `stage_of_row` is one of a row's.
-  __device__ __forceinline__ void start(const QuantisedRows& x, std::uint32_t stage_of_row,
-                                        bool sums, Stage& stage) const {
-    const std::uint32_t at = row_ * kStageCols + swizzle(row_, piece_);
-    const std::int8_t *hi = x.hi + 16 * piece_, *lo = x.lo + 16 * piece_;
+  /// Stage `s` of the rows.
+  __device__ __forceinline__ void start(const QuantisedRows& x, std::uint32_t s, bool sums,
+                                        Stage& stage, std::uint32_t thread) const {
+    const std::uint32_t begin = s * kStageCols + 16 * piece_;
+    const std::int8_t *hi = x.hi + begin, *lo = x.lo + begin;
+    const std::uint32_t to_hi = shared_address(stage.hi[row_]) + swizzle(row_, piece_);
+    constexpr std::uint32_t kToLo = sizeof stage.hi, kStep = kRowsAtOnce * kStageCols;
 #pragma unroll
     for (std::uint32_t i = 0; i < kRounds; ++i) {
-      if (i >= rounds_) break;
-      const std::uint32_t row = row_ + kRowsAtOnce * i;
-      const std::size_t from = offset_[i] + stage_of_row;
-      copy16_async(stage.hi[kRowsAtOnce * i] + at, hi + from * kStageCols);
-      copy16_async(stage.lo[kRowsAtOnce * i] + at, lo + from * kStageCols);
-      if (piece_ < kChunks)
-        copy4_async(&stage.x_scale[piece_][row], x.scale + from * kChunks + piece_);
-      if (!sums) continue;
-      const std::size_t block = from / 2;
-      if (piece_ == 5) copy16_async(stage.sum_hi[row], x.sum_hi + 16 * block);
-      if (piece_ == 6) copy16_async(stage.sum_lo[row], x.sum_lo + 16 * block);
-      if (piece_ == 7) copy4_async(&stage.sum_scale[row], x.sum_scale + block);
+      if (i >= rounds_) continue;
+      copy16_async(to_hi + kStep * i, hi + offset_[i]);
+      copy16_async(to_hi + kStep * i + kToLo, lo + offset_[i]);
     }
+    if (!has_row_) return;
+    const std::uint32_t own = own_ + s;
+    const float* scale = x.scale + std::size_t{own} * kChunks;
+#pragma unroll
+    for (std::uint32_t c = 0; c < kChunks; ++c) copy4_async(&stage.x_scale[c][thread], scale + c);
+    if (!sums) return;
+    const std::size_t block = own / 2;
+    copy16_async(stage.sum_hi[thread], x.sum_hi + 16 * block);
+    copy16_async(stage.sum_lo[thread], x.sum_lo + 16 * block);
+    copy4_async(&stage.sum_scale[thread], x.sum_scale + block);
   }
 
  private:
-  std::uint32_t piece_, row_, rounds_, offset_[kRounds];
+  static constexpr std::uint32_t kRowsAtOnce = kProducerThreads / 8;
+  static constexpr std::uint32_t kRounds = kWideInputs / kRowsAtOnce;
+  static_assert(kProducerThreads == kWideInputs);
+
+  std::uint32_t row_, piece_, rounds_, offset_[kRounds];
+  bool has_row_;
+  std::uint32_t own_;  // stages before the thread's own row
 };
 
 template <class Tiles>
@@ -233,7 +242,7 @@ __device__ void produce(const typename Tiles::View& tiles, WideShared& shared,
       const std::uint32_t slot = turn % kStages, column = s * kStageCols;
       Stage& stage = shared.stage[slot];
       shared.empty[slot].wait(turn / kStages);
-      inputs.start(*tile.x, s, minimums && s % 2 == 1, stage);
+      inputs.start(*tile.x, s, minimums && s % 2 == 1, stage, thread);
       shared.full[slot].arrive_behind_copies();
       commit_copies();
       wait_copies<1>();  // this stage's raw weights are there, and with the others' ...
@@ -379,35 +388,6 @@ __device__ __forceinline__ void add_totals(const WideShared& shared, bool first,
     }
 }
 
-/// A warp's finished sums, told one by one: f(row, input, value), counted from the warp's first.
-struct FinishedSums {
-  const ConsumerLane& at;
-  const WarpSums& sums;
-
-  template <typename F>
-  __device__ __forceinline__ void each(const F& f) const {
-#pragma unroll
-    for (int m = 0; m < kRowFrags; ++m)
-#pragma unroll
-      for (int i = 0; i < kInputFrags; ++i)
-#pragma unroll
-        for (int c = 0; c < 4; ++c)
-          f(16 * m + at.g + 8 * (c / 2), 8 * i + 2 * at.t + c % 2, sums[m][i][c]);
-  }
-  /// Of tiles of pairs: f(row, input, first, second).
-  template <typename F>
-  __device__ __forceinline__ void each_pair(const F& f) const {
-#pragma unroll
-    for (int m = 0; m < kRowFrags / 2; ++m)
-#pragma unroll
-      for (int i = 0; i < kInputFrags; ++i)
-#pragma unroll
-        for (int c = 0; c < 4; ++c)
-          f(16 * m + at.g + 8 * (c / 2), 8 * i + 2 * at.t + c % 2, sums[m][i][c],
-            sums[m + kRowFrags / 2][i][c]);
-  }
-};
-
 /// The same number, of which the compiler knows nothing.
 __device__ __forceinline__ std::uint32_t opaque(std::uint32_t x) {
   asm volatile("" : "+r"(x));
@@ -454,7 +434,7 @@ __device__ void consume(const typename Tiles::View& tiles, WideShared& shared) {
     add_totals(shared, stages <= kStagesOfSegment, sums);
     // Found again: registers are too few to hold the tile all the while.
     tiles.find(opaque(index), tile);
-    tiles.store(tile, at.row0, at.input0, FinishedSums{at, sums});
+    tiles.store(tile, at.row0, at.input0, FinishedSums<kRowFrags, kInputFrags>{at.g, at.t, sums});
   }
 }
 
@@ -505,7 +485,8 @@ bool wide(const DeviceMatrix& weights, const QuantisedRows& x) {
 }  // namespace
 
 bool wide_supports(const Product& product) {
-  return wide(product.weights, product.integers) && fits_shared(sizeof(WideShared));
+  return wide_halves_support(product) ||
+         (wide(product.weights, product.integers) && fits_shared(sizeof(WideShared)));
 }
 bool wide_supports(const ExpertProducts& e) {
   return wide(e.gate.first, e.x_integers) && wide(e.shared_gate, e.x_integers) &&
@@ -515,16 +496,16 @@ bool wide_supports(const ExpertProducts& e) {
 
 void run_wide_products(Launcher& launcher, std::span<const Product> products, std::uint32_t n,
                        const std::uint16_t* iq2_grid) {
-  ProductTiles list{};
-  list.cols = products.front().weights.cols;
-  list.n = n;
-  for (std::size_t i = 0; i < kMostProducts; ++i) {
-    list.first_tile[i + 1] = list.first_tile[i];
-    if (i >= products.size()) continue;
-    list.product[i] = products[i];
-    list.first_tile[i + 1] += (products[i].weights.rows + kWideRows - 1) / kWideRows;
-    if (needs_vectors(products[i].weights)) list.iq2_grid = iq2_grid;
+  std::vector<Product> halves, integers;
+  bool vectors = false;
+  for (const Product& p : products) {
+    (multiplies_integers(p.weights.type) ? integers : halves).push_back(p);
+    vectors = vectors || needs_vectors(p.weights);
   }
+  if (!halves.empty()) run_wide_halves(launcher, halves, n);
+  if (integers.empty()) return;
+  ProductTiles list = ProductTiles::of(integers, n);
+  if (vectors) list.iq2_grid = iq2_grid;
   run(launcher, list);
 }
 

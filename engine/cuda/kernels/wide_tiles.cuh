@@ -44,6 +44,38 @@ __device__ __forceinline__ const std::uint8_t* bytes_of(const std::byte* data) {
   return reinterpret_cast<const std::uint8_t*>(data);
 }
 
+/// A warp's finished sums, where g = lane / 4 and t = lane % 4: sums [m][i][c] are of weight row
+/// 16m + g + 8 (c / 2) and activation row 8i + 2t + c % 2, counted from the warp's first.
+template <int kRowFrags, int kInputFrags>
+struct FinishedSums {
+  std::uint32_t g, t;
+  const float (&sums)[kRowFrags][kInputFrags][4];
+
+  /// f(row, input, value)
+  template <typename F>
+  __device__ __forceinline__ void each(const F& f) const {
+#pragma unroll
+    for (int m = 0; m < kRowFrags; ++m)
+#pragma unroll
+      for (int i = 0; i < kInputFrags; ++i)
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          f(16 * m + g + 8 * (c / 2), 8 * i + 2 * t + c % 2, sums[m][i][c]);
+  }
+  /// Of tiles of pairs: f(row, input, first, second).
+  template <typename F>
+  __device__ __forceinline__ void each_pair(const F& f) const {
+#pragma unroll
+    for (int m = 0; m < kRowFrags / 2; ++m)
+#pragma unroll
+      for (int i = 0; i < kInputFrags; ++i)
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          f(16 * m + g + 8 * (c / 2), 8 * i + 2 * t + c % 2, sums[m][i][c],
+            sums[m + kRowFrags / 2][i][c]);
+  }
+};
+
 /// Several products of one length with the same number of activation rows.
 struct ProductTiles {
   static constexpr bool kPairs = false;
@@ -92,6 +124,19 @@ struct ProductTiles {
   const std::uint16_t* iq2_grid;  // null: no weights are IQ2_XXS
 
   __device__ View view(Shared&) const { return {*this}; }
+
+  static ProductTiles of(std::span<const Product> products, std::uint32_t n) {
+    ProductTiles list{};
+    list.cols = products.front().weights.cols;
+    list.n = n;
+    for (std::size_t i = 0; i < kMostProducts; ++i) {
+      list.first_tile[i + 1] = list.first_tile[i];
+      if (i >= products.size()) continue;
+      list.product[i] = products[i];
+      list.first_tile[i + 1] += (products[i].weights.rows + kWideRows - 1) / kWideRows;
+    }
+    return list;
+  }
 };
 
 inline constexpr std::uint32_t kMostWideExperts = 512;

@@ -120,6 +120,15 @@ void bench(std::uint32_t n) {
   product("4096 x 4096, Q2_K", TensorType::kQ2_K, 4096, 4096, 1);
   product("4096 x 4096, Q4_K", TensorType::kQ4_K, 4096, 4096, 1);
 
+  const cuda::Product halves{matrix(TensorType::kF16, 8192, 1024, "F16"), x, 32768, y, 8192};
+  time("8192 x 1024, F16", 1.0 * 8192 * 1024 * n, [&](cuda::Launcher& launcher) {
+    cuda::run_wide_products(launcher, {&halves, 1}, n, grid);
+  });
+  const cuda::Product compressor{matrix(TensorType::kF16, 2560, 4096, "F16"), x, 32768, y, 2560};
+  time("2560 x 4096, F16", 1.0 * 2560 * 4096 * n, [&](cuda::Launcher& launcher) {
+    cuda::run_wide_products(launcher, {&compressor, 1}, n, grid);
+  });
+
   std::mt19937 random(1);
   std::vector<std::uint32_t> of_entry(entries), begin(kExperts + 1), expert(kExperts), row(entries);
   for (std::uint32_t& e : of_entry) e = random() % kExperts;

@@ -221,6 +221,40 @@ TEST_P(WideProducts, SeveralShareALaunchWithHalvesAndPartsOfRows) {
   }
 }
 
+/// A row's result does not depend on how many others there are.
+TEST_P(WideProducts, AreThoseOfFewRows) {
+  constexpr std::uint32_t kRows = 129, kN = 77, kCols = 1024;
+  const auto weights = random_weights(GetParam(), kRows, kCols, 5);
+  const auto values = random_values(std::size_t{kN} * kCols, 6);
+  const auto half = halves(values);
+  const OnDevice<std::uint16_t> x_halves{std::span<const std::uint16_t>(half)};
+  const OnDevice<std::byte> w{std::span<const std::byte>(weights)};
+  const DeviceIntegers x(values, kN, kCols);
+  const OnDevice<float> few(std::size_t{kN} * kRows), many(std::size_t{kN} * kRows);
+  cuda::Product product{matrix(w, GetParam(), kRows, kCols), as_halves(x_halves), kCols,
+                        many.data(), kRows};
+  product.integers = x.at;
+  cuda::Launcher launcher;
+  ASSERT_TRUE(cuda::wide_supports(product));
+  cuda::run_wide_products(launcher, {&product, 1}, kN, grid_.data());
+  for (std::uint32_t first = 0, n = 0; first < kN; first += n) {
+    n = std::min(kN - first, 1 + first % 40);
+    const auto skip = [&](auto* rows, std::uint32_t width) {
+      return rows + std::size_t{first} * width;
+    };
+    cuda::Product part = product;
+    part.x = skip(as_halves(x_halves), kCols), part.y = skip(few.data(), kRows);
+    cuda::QuantisedRows& at = part.integers;
+    at.hi = skip(at.hi, kCols), at.lo = skip(at.lo, kCols), at.scale = skip(at.scale, kCols / 32);
+    at.sum_hi = skip(at.sum_hi, kCols / 16), at.sum_lo = skip(at.sum_lo, kCols / 16);
+    at.sum_scale = skip(at.sum_scale, kCols / 256);
+    cuda::run_products(launcher, {&part, 1}, n, grid_.data());
+  }
+  ASSERT_EQ(launcher.error, cudaSuccess);
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  EXPECT_EQ(many.read(std::size_t{kN} * kRows), few.read(std::size_t{kN} * kRows));
+}
+
 /// Gate and up, then down, of 300 rows with 3 of 7 experts each, unevenly chosen.
 TEST_P(WideProducts, ExpertsHaveTheHostsBits) {
   constexpr std::uint32_t kRows = 300, kUsed = 3, kExperts = 7, kE = 512, kFfn = 768;
@@ -327,10 +361,56 @@ TEST_P(WideProducts, ExpertsHaveTheHostsBits) {
   check(entries, every, shared, shared_gate, shared_up, shared_down);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, WideProducts,
+constexpr auto kNameOfType = [](const auto& type) {
+  return std::string(traits_of(type.param)->name);
+};
+INSTANTIATE_TEST_SUITE_P(Integers, WideProducts,
                          testing::Values(TensorType::kQ8_0, TensorType::kQ4_K, TensorType::kQ2_K,
                                          TensorType::kIQ2_XXS),
-                         [](const auto& type) { return std::string(traits_of(type.param)->name); });
+                         kNameOfType);
+
+/// Halves: no bits of the host's, because it does not add up as a matrix instruction does.
+class WideHalves : public WideProducts {};
+
+TEST_F(WideHalves, AreTheProducts) {
+  constexpr std::uint32_t kRows = 150, kN = 131, kCols = 1088;
+  const auto values = random_values(std::size_t{kN} * kCols, 8);
+  auto weight_values = random_values(std::size_t{kRows} * kCols, 9);
+  const auto half = halves(values), weight_halves = halves(weight_values);
+  const OnDevice<std::uint16_t> x{std::span<const std::uint16_t>(half)},
+      w{std::span<const std::uint16_t>(weight_halves)};
+  const OnDevice<float> many(std::size_t{kN} * kRows), few(std::size_t{kN} * kRows);
+  cuda::Product product{{reinterpret_cast<const std::byte*>(w.data()), 2 * kCols, kRows, kCols,
+                         static_cast<std::uint32_t>(TensorType::kF16)},
+                        as_halves(x),
+                        kCols,
+                        many.data(),
+                        kRows};
+  ASSERT_TRUE(cuda::wide_supports(product));
+  cuda::Launcher launcher;
+  cuda::run_wide_products(launcher, {&product, 1}, kN, grid_.data());
+  for (std::uint32_t first = 0, n = 0; first < kN; first += n) {
+    n = std::min(kN - first, 1 + first % 40);
+    cuda::Product part = product;
+    part.x = as_halves(x) + std::size_t{first} * kCols;
+    part.y = few.data() + std::size_t{first} * kRows;
+    cuda::run_products(launcher, {&part, 1}, n, grid_.data());
+  }
+  ASSERT_EQ(launcher.error, cudaSuccess);
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  const auto found = many.read(std::size_t{kN} * kRows);
+  EXPECT_EQ(found, few.read(std::size_t{kN} * kRows));
+  double difference = 0, size = 0;
+  for (std::uint32_t n = 0; n < kN; ++n)
+    for (std::uint32_t r = 0; r < kRows; ++r) {
+      double exact = 0;
+      for (std::uint32_t i = 0; i < kCols; ++i)
+        exact += double{values[n * kCols + i]} * weight_values[r * kCols + i];
+      const double d = found[n * kRows + r] - exact;
+      difference += d * d, size += exact * exact;
+    }
+  EXPECT_LE(std::sqrt(difference / size), 1e-6);  // 1,088 additions of floats
+}
 
 }  // namespace
 }  // namespace ds4::test
