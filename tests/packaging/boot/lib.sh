@@ -37,6 +37,7 @@ equal() {
 property() { systemctl show -p "$1" --value ds4d; }
 main_pid() { property MainPID; }
 now_ms() { date +%s%3N; }
+# shellcheck disable=SC2120
 journal() { journalctl --no-pager -u ds4d -o cat "$@"; }
 
 # ask_as USER: the answer to the question.
