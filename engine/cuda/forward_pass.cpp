@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 #include <vector>
+
+#include "engine/cuda/kernels/wide_products.h"
 
 namespace ds4::cuda {
 namespace {
@@ -32,6 +35,24 @@ class Layout {
     pointer = reinterpret_cast<T*>(base_ + end_);
     end_ += (count * sizeof(T) + kAlign - 1) / kAlign * kAlign;
   }
+  void place(QuantisedRows& rows, std::uint64_t count, std::uint32_t stride) {
+    std::byte* memory = nullptr;
+    place(memory, QuantisedRows::bytes(count, stride));
+    rows = QuantisedRows::place(memory, count, stride);
+  }
+  /// Two forms of rows of which there is only one at a time.
+  void place_either(__half*& halves, QuantisedRows& integers, std::uint64_t count,
+                    std::uint32_t stride) {
+    const std::uint64_t begin = end_;
+    place(halves, count * stride);
+    const std::uint64_t end = std::exchange(end_, begin);
+    place(integers, count, stride);
+    end_ = std::max(end, end_);
+  }
+  void place(BlockInput& x, std::uint64_t count, std::uint32_t stride) {
+    place(x.halves, count * stride);
+    place(x.integers, count, stride);
+  }
   std::uint64_t end() const { return end_; }
 
  private:
@@ -48,11 +69,12 @@ void lay_out(Layout& at, const HyperParams& hp, const LayerRange& range, std::ui
   at.place(ws.mix, n * kMixKept);
   at.place(ws.mix_logits, n * kMixOutputs);
   at.place(ws.angles, n * 4 * hp.rope_dim);
-  at.place(ws.x, n * e);
+  at.place(ws.x, n, hp.n_embd);
   at.place(ws.y, n * e);
   at.place(ws.qr, n * hp.q_rank);
   at.place(ws.kv, n * hp.head_dim);
   at.place(ws.qr_half, n * hp.q_rank);
+  at.place(ws.qr_integers, n, hp.q_rank);
   at.place(ws.kv_half, n * hp.head_dim);
   at.place(ws.pool_kv, n * 2 * hp.head_dim);
   at.place(ws.pool_gate, n * 2 * hp.head_dim);
@@ -62,8 +84,9 @@ void lay_out(Layout& at, const HyperParams& hp, const LayerRange& range, std::ui
   at.place(ws.index_q, n * hp.index_heads * hp.index_dim);
   at.place(ws.q, n * heads);
   at.place(ws.q_half, n * heads);
-  at.place(ws.heads, n * heads);
+  at.place_either(ws.heads, ws.heads_integers, n, hp.n_head * hp.head_dim);
   at.place(ws.groups, n * hp.n_group * hp.o_rank);
+  at.place(ws.groups_integers, n, hp.n_group * hp.o_rank);
   const std::uint64_t visible = round_up_bound(hp.context_length / 4 + 1);
   ws.score_floats = std::max(visible, std::min(n * visible, kMostScoreFloats));
   at.place(ws.scores, ws.score_floats);
@@ -86,9 +109,10 @@ void lay_out(Layout& at, const HyperParams& hp, const LayerRange& range, std::ui
   at.place(ws.grouped.row_entry, n * hp.n_expert_used);
   at.place(ws.grouped.row_weight, n * hp.n_expert_used);
   at.place(ws.hidden, entries * hp.expert_ffn);
+  at.place(ws.hidden_integers, entries, hp.expert_ffn);
   at.place(ws.down, entries * e);
   if (!range.output) return;
-  at.place(ws.head_x, kHeadRows * e);
+  at.place(ws.head_x, kHeadRows, hp.n_embd);
   at.place(ws.logits, std::uint64_t{kHeadRows} * hp.n_vocab);
 }
 
@@ -198,7 +222,7 @@ void ForwardPass::project_input(Layer& layer, bool searching) const {
   const LayerWeightsOnDevice& w = layer.weights;
   std::vector<Product> products;
   const auto add = [&](const DeviceMatrix& weights, float* y, std::uint32_t stride) {
-    products.push_back({weights, ws_.x, hp_.n_embd, y, stride, false});
+    products.push_back({weights, ws_.x.halves, hp_.n_embd, y, stride, false, ws_.x.integers});
   };
   add(w.q_a, ws_.qr, hp_.q_rank);
   add(w.kv, ws_.kv, hp_.head_dim);
@@ -218,6 +242,7 @@ void ForwardPass::project_input(Layer& layer, bool searching) const {
   input.layer = layer.index;
   input.ratio = w.ratio;
   input.qr = ws_.qr, input.q_norm = w.q_a_norm, input.qr_out = ws_.qr_half;
+  input.qr_integers = ws_.qr_integers;
   input.kv = ws_.kv, input.kv_norm = w.kv_a_norm, input.kv_out = ws_.kv_half;
   input.main = {ws_.pool_kv, ws_.pool_gate, w.compressor.ape, w.compressor.norm};
   input.index = {ws_.index_pool_kv, ws_.index_pool_gate, w.index_compressor.ape,
@@ -230,9 +255,10 @@ void ForwardPass::project_input(Layer& layer, bool searching) const {
 
 void ForwardPass::project_queries(Layer& layer, bool searching) const {
   const std::uint32_t index_width = hp_.index_heads * hp_.index_dim;
-  const Product products[] = {
-      {layer.weights.q_b, ws_.qr_half, hp_.q_rank, ws_.q, hp_.n_head * hp_.head_dim, false},
-      {layer.weights.index_q_b, ws_.qr_half, hp_.q_rank, ws_.index_q, index_width, false}};
+  const Product products[] = {{layer.weights.q_b, ws_.qr_half, hp_.q_rank, ws_.q,
+                               hp_.n_head * hp_.head_dim, false, ws_.qr_integers},
+                              {layer.weights.index_q_b, ws_.qr_half, hp_.q_rank, ws_.index_q,
+                               index_width, false, ws_.qr_integers}};
   layer.launcher.name = "query products";
   run_products(layer.launcher, std::span(products).first(searching ? 2 : 1), layer.shape.rows,
                iq2_grid_);
@@ -264,39 +290,58 @@ void ForwardPass::attend_in_passes(Layer& layer) const {
   attention.part_max = ws_.part_max;
   attention.part_sum = ws_.part_sum;
   attention.parts = layer.shape.parts(layer.weights.ratio);
-  attention.out = ws_.heads;
+  attention.out = multiplies_integers(layer.weights.output_a.type) ? nullptr : ws_.heads;
+  attention.integers = ws_.heads_integers;
   const std::uint32_t rows = layer.shape.rows;
-  const auto rows_at_once = static_cast<std::uint32_t>(std::min<std::uint64_t>(
-      rows, ws_.part_heads / (std::uint64_t{attention.parts} * hp_.n_head)));
+  const auto rows_at_once =
+      attends_at_once(sizes_, rows)
+          ? rows
+          : static_cast<std::uint32_t>(std::min<std::uint64_t>(
+                rows, ws_.part_heads / (std::uint64_t{attention.parts} * hp_.n_head)));
   layer.launcher.name = "attention";
   for (std::uint32_t first = 0; first < rows; first += rows_at_once)
     attend(layer.launcher, sizes_, attention, layer.tables.rows, layer.tables.segments, first,
            std::min(rows_at_once, rows - first), rows, ws_.angles);
 }
 
+/// The heads' groups by themselves, then all of them. What lies between becomes integers at once
+/// where few rows are computed, unless sums are needed as well.
 void ForwardPass::project_output(Layer& layer) const {
-  const DeviceMatrix& a = layer.weights.output_a;
+  const DeviceMatrix &a = layer.weights.output_a, &b = layer.weights.output_b;
+  const std::uint32_t n = layer.shape.rows, width = hp_.n_group * hp_.o_rank;
+  const bool integers = multiplies_integers(b.type);
+  const bool at_once =
+      integers && n < kWideFrom && !has_minimums(b.type) && hp_.o_rank % kQuantColumns == 0;
   std::vector<Product> products;
   layer.launcher.name = "attention output products";
   for (std::uint32_t g = 0; g < hp_.n_group; ++g) {
     DeviceMatrix weights = a;
     weights.rows = hp_.o_rank;
     weights.data += std::size_t{g} * hp_.o_rank * a.row_bytes;
-    products.push_back({weights, ws_.heads + std::size_t{g} * a.cols, hp_.n_head * hp_.head_dim,
-                        ws_.groups + std::size_t{g} * hp_.o_rank, hp_.n_group * hp_.o_rank, true});
+    Product product{weights,
+                    ws_.heads + std::size_t{g} * a.cols,
+                    hp_.n_head * hp_.head_dim,
+                    at_once ? nullptr : ws_.groups + std::size_t{g} * hp_.o_rank,
+                    width,
+                    true,
+                    ws_.heads_integers.from_column(g * a.cols)};
+    if (at_once) product.y_integers = ws_.groups_integers.from_column(g * hp_.o_rank);
+    products.push_back(product);
     if (products.size() < kMostProducts && g + 1 < hp_.n_group) continue;
-    run_products(layer.launcher, products, layer.shape.rows, iq2_grid_);
+    run_products(layer.launcher, products, n, iq2_grid_);
     products.clear();
   }
-  const Product down{
-      layer.weights.output_b, ws_.groups, hp_.n_group * hp_.o_rank, ws_.y, hp_.n_embd, false};
-  run_products(layer.launcher, {&down, 1}, layer.shape.rows, iq2_grid_);
+  if (integers && !at_once)
+    quantise_rows(layer.launcher, ws_.groups, width, n, width, ws_.groups_integers);
+  const Product down{b, ws_.groups, width, ws_.y, hp_.n_embd, false, ws_.groups_integers};
+  run_products(layer.launcher, {&down, 1}, n, iq2_grid_);
 }
 
 Pending ForwardPass::experts(Layer& layer) const {
   const LayerWeightsOnDevice& w = layer.weights;
   const std::uint32_t n = layer.shape.rows;
-  const Product router{w.router, ws_.x, hp_.n_embd, ws_.router, hp_.n_expert, false};
+  const Product router{w.router,     ws_.x.halves, hp_.n_embd,    ws_.router,
+                       hp_.n_expert, false,        ws_.x.integers};
   layer.launcher.name = "router";
   run_products(layer.launcher, {&router, 1}, n, iq2_grid_);
   route(layer.launcher, sizes_, ws_.router, w.router_bias, w.token_experts, layer.tables.rows, n,
@@ -309,9 +354,16 @@ Pending ForwardPass::experts(Layer& layer) const {
   products.groups = ws_.grouped;
   products.rows = n, products.used = hp_.n_expert_used, products.n_expert = hp_.n_expert;
   products.limit = w.swiglu_limit;
-  products.x = ws_.x, products.hidden = ws_.hidden, products.down_out = ws_.down;
+  products.x = ws_.x.halves, products.x_integers = ws_.x.integers;
+  products.hidden = ws_.hidden, products.hidden_integers = ws_.hidden_integers;
+  products.down_out = ws_.down;
   layer.launcher.name = "expert gate and up";
   run_gate_up(layer.launcher, products, iq2_grid_);
+  if (n >= kWideFrom && wide_supports(products)) {
+    const std::uint32_t entries = n * (hp_.n_expert_used + 1);
+    quantise_rows(layer.launcher, ws_.hidden, hp_.expert_ffn, entries, hp_.expert_ffn,
+                  ws_.hidden_integers);
+  }
   layer.launcher.name = "expert down";
   run_down(layer.launcher, products, iq2_grid_);
   Pending pending;
@@ -326,8 +378,9 @@ void ForwardPass::run_head(Launcher& launcher, const CallTables& tables, std::ui
   launcher.name = "head";
   enter_head(launcher, sizes_, weights_.head->hc, weights_.head->norm, tables.wanted + first, n,
              ws_.streams, ws_.head_x);
-  const Product output{weights_.head->output, ws_.head_x, hp_.n_embd, ws_.logits,
-                       hp_.n_vocab,           false};
+  const Product output{
+      weights_.head->output, ws_.head_x.halves, hp_.n_embd, ws_.logits, hp_.n_vocab, false,
+      ws_.head_x.integers};
   run_products(launcher, {&output, 1}, n, iq2_grid_);
 }
 

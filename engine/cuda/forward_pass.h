@@ -41,17 +41,20 @@ struct DeviceWorkspace {
   float* mix = nullptr;            // [N][20]
   float* mix_logits = nullptr;     // [N][24]
   float* angles = nullptr;         // [N][4][R]
-  __half* x = nullptr;             // [N][E]
+  BlockInput x;                    // [N][E]
   float* y = nullptr;              // [N][E]
   float *qr = nullptr, *kv = nullptr;
   __half *qr_half = nullptr, *kv_half = nullptr;
+  QuantisedRows qr_integers;
   float *pool_kv = nullptr, *pool_gate = nullptr;              // [N][2D]
   float *index_pool_kv = nullptr, *index_pool_gate = nullptr;  // [N][2 * 128]
   float *index_w = nullptr, *index_q = nullptr;
   float* q = nullptr;  // [N][H][D]
   __half* q_half = nullptr;
-  __half* heads = nullptr;   // [N][H][D]
-  __half* groups = nullptr;  // [N][G][O]
+  __half* heads = nullptr;       // [N][H][D]
+  QuantisedRows heads_integers;  // the same memory: a layer has one of them
+  __half* groups = nullptr;      // [N][G][O]
+  QuantisedRows groups_integers;
   float* scores = nullptr;
   std::uint64_t score_floats = 0;
   std::uint32_t* chosen = nullptr;  // [N][top_k]
@@ -61,9 +64,10 @@ struct DeviceWorkspace {
   std::uint32_t* row_expert = nullptr;
   Groups grouped{};
   __half* hidden = nullptr;  // [N * (used + 1)][F]
-  float* down = nullptr;     // [N * (used + 1)][E]
-  __half* head_x = nullptr;  // [kHeadRows][E]
-  float* logits = nullptr;   // [kHeadRows][V]
+  QuantisedRows hidden_integers;
+  float* down = nullptr;    // [N * (used + 1)][E]
+  BlockInput head_x;        // [kHeadRows][E]
+  float* logits = nullptr;  // [kHeadRows][V]
 };
 
 /// The tables of a call, wherever they lie on the device.

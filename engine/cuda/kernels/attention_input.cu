@@ -2,6 +2,7 @@
 #include <cfloat>
 
 #include "engine/cuda/kernels/mixing.cuh"
+#include "engine/cuda/kernels/quantised.cuh"
 #include "engine/cuda/kernels/rounding.cuh"
 
 namespace ds4::cuda {
@@ -135,9 +136,22 @@ __device__ void finish_qr(const InputArgs& args, float* scratch) {
   for (std::uint32_t i = threadIdx.x; i < sizes.q_rank; i += kThreads) square += qr[i] * qr[i];
   const float mean = block_sum(square, scratch) / static_cast<float>(sizes.q_rank);
   const float scale = 1.0f / sqrtf(mean + sizes.rms_eps);
-  for (std::uint32_t i = threadIdx.x; i < sizes.q_rank; i += kThreads)
-    args.in.qr_out[std::size_t{row} * sizes.q_rank + i] =
-        __float2half_rn(qr[i] * scale * args.in.q_norm[i]);
+  // Whole warps, because these have 256 columns each.
+  const std::uint32_t columns = (sizes.q_rank + kSumBlockColumns - 1) / kSumBlockColumns * kWarp;
+  for (std::uint32_t i = threadIdx.x; i < columns; i += kThreads) {
+    const std::uint32_t column = 8 * i;
+    float v[8] = {};
+    if (column < sizes.q_rank) {
+      std::uint32_t pairs[4];
+#pragma unroll
+      for (int k = 0; k < 8; ++k) v[k] = qr[column + k] * scale * args.in.q_norm[column + k];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) pairs[k] = bits(__floats2half2_rn(v[2 * k], v[2 * k + 1]));
+      *reinterpret_cast<uint4*>(args.in.qr_out + std::size_t{row} * sizes.q_rank + column) =
+          make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+    }
+    quantise8(v, args.in.qr_integers, row, column, sizes.q_rank);
+  }
 }
 
 __device__ void finish_kv(const InputArgs& args, float* values, float* scratch) {

@@ -59,6 +59,10 @@ __device__ __forceinline__ void copy16_async(std::uint32_t to, const void* from)
 __device__ __forceinline__ void copy16_async(void* to, const void* from) {
   copy16_async(shared_address(to), from);
 }
+__device__ __forceinline__ void copy4_async(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from)
+               : "memory");
+}
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

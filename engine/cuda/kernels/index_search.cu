@@ -1,16 +1,22 @@
 // The indexer: which compressed rows a row sees, where there are more than it may see.
 //
-// Scores are float arithmetic, key by key in one order. The best are found by their bits, eight at
-// a time from the top: that needs no sorting, and ties go to the lower index by construction.
-#include "engine/cuda/kernels/rounding.cuh"
+// Scores are products of halves, which FP4 values are, summed head by head in one order. The best
+// are found by their bits, eight at a time from the top: that needs no sorting, and ties go to the
+// lower index by construction.
+#include "engine/cuda/kernels/attention.cuh"
 
 namespace ds4::cuda {
 namespace {
 
-constexpr unsigned kScoreThreads = 256;
-constexpr std::uint32_t kKeys = 64, kHeads = 64;  // of a block's tile
-constexpr std::uint32_t kPitch = kIndexDim + 4;   // floats: eight rows cover all banks
-constexpr std::size_t kScoreShared = (kKeys + kHeads) * kPitch * sizeof(float);
+constexpr std::uint32_t kKeys = 64, kHeads = 64;  // of a tile
+using T = Tile<kHeads, kIndexDim>;
+
+struct ScoreTile {
+  __half queries[kHeads * T::kPitch];
+  __half keys[kKeys * T::kPitch];
+  float dots[kHeads * T::kScorePitch];
+  float sums[kAttendThreads];
+};
 
 struct SearchArgs {
   Sizes sizes;
@@ -22,80 +28,72 @@ struct SearchArgs {
   const float* w;
   float* scores;  // [rows of the pass][most_visible]
   std::uint32_t* chosen;
+  std::uint32_t tiles;  // of keys, of a block
 };
 
-/// Block (x, y): keys [64 x, 64 x + 64) of row y. A thread has four heads and four keys.
-__global__ void __launch_bounds__(kScoreThreads)
+/// Block (x, y): tiles of 64 keys of row y, from tile `tiles` * x on. Four threads a key share the
+/// heads between them.
+__global__ void __launch_bounds__(kAttendThreads)
     score_kernel(const __grid_constant__ SearchArgs args) {
-  extern __shared__ __align__(16) float shared[];
-  __shared__ float sums[16][kKeys];
+  extern __shared__ __align__(128) std::uint8_t base[];
+  auto& tile = *reinterpret_cast<ScoreTile*>(base);
   let_successor_start();
   wait_for_predecessor();
   const std::uint32_t row = args.first_row + blockIdx.y;
   const RowEntry entry = args.rows[row];
-  const std::uint32_t visible = (entry.position + 1) / args.ratio, first = blockIdx.x * kKeys;
-  if (visible <= args.sizes.top_k || first >= visible) return;
-  float* queries = shared;
-  float* keys = shared + kHeads * kPitch;
+  const std::uint32_t visible = (entry.position + 1) / args.ratio;
+  const std::uint32_t begin = blockIdx.x * args.tiles * kKeys;
+  const std::uint32_t end = min(visible, begin + args.tiles * kKeys);
+  if (visible <= args.sizes.top_k || begin >= visible) return;
   const std::byte* cache = args.segments[entry.segment].cache;
   const auto* index = reinterpret_cast<const __half*>(
       cache + reinterpret_cast<const CacheLayer*>(cache)[args.layer].index);
-  for (std::uint32_t i = threadIdx.x; i < kKeys * kIndexDim / 8; i += kScoreThreads) {
-    const std::uint32_t key = i / (kIndexDim / 8), at = i % (kIndexDim / 8) * 8;
-    uint4 v = make_uint4(0, 0, 0, 0);
-    if (first + key < visible)
-      v = *reinterpret_cast<const uint4*>(index + std::size_t{first + key} * kIndexDim + at);
-    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-      *reinterpret_cast<float2*>(keys + key * kPitch + at + 2 * k) =
-          __half22float2(as_half2(words[k]));
-  }
-  const std::uint32_t tx = threadIdx.x % 16, ty = threadIdx.x / 16;
   const std::uint32_t heads = args.sizes.index_heads;
   const float* q = args.q + std::size_t{row} * heads * kIndexDim;
   const float* w = args.w + std::size_t{row} * heads;
-  float score[4] = {};
-  for (std::uint32_t head0 = 0; head0 < heads; head0 += kHeads) {
-    __syncthreads();
-    for (std::uint32_t i = threadIdx.x; i < kHeads * kIndexDim / 4; i += kScoreThreads) {
-      const std::uint32_t head = i / (kIndexDim / 4), at = i % (kIndexDim / 4) * 4;
-      float4 v = make_float4(0, 0, 0, 0);
-      if (head0 + head < heads)
-        v = *reinterpret_cast<const float4*>(q + std::size_t{head0 + head} * kIndexDim + at);
-      *reinterpret_cast<float4*>(queries + head * kPitch + at) = v;
+  constexpr std::uint32_t kPieces = kIndexDim / 8, kShare = kAttendThreads / kKeys;
+  const std::uint32_t my_key = threadIdx.x % kKeys,
+                      my_head = threadIdx.x / kKeys * (kHeads / kShare);
+  const bool one_tile_of_heads = heads <= kHeads;
+  for (std::uint32_t first = begin; first < end; first += kKeys) {
+    __syncthreads();  // the tile before is done with
+    for (std::uint32_t i = threadIdx.x; i < kKeys * kPieces; i += kAttendThreads) {
+      const std::uint32_t key = i / kPieces, at = i % kPieces * 8;
+      uint4 v = make_uint4(0, 0, 0, 0);
+      if (first + key < visible)
+        v = *reinterpret_cast<const uint4*>(index + std::size_t{first + key} * kIndexDim + at);
+      *reinterpret_cast<uint4*>(tile.keys + key * T::kPitch + at) = v;
     }
-    __syncthreads();
-    float dot[4][4] = {};
-#pragma unroll 2
-    for (std::uint32_t d = 0; d < kIndexDim; d += 4) {
-      float4 a[4], b[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        a[i] = *reinterpret_cast<const float4*>(queries + (ty + 16 * i) * kPitch + d);
-        b[i] = *reinterpret_cast<const float4*>(keys + (tx + 16 * i) * kPitch + d);
+    float sum = 0;
+    for (std::uint32_t head0 = 0; head0 < heads; head0 += kHeads) {
+      if (!one_tile_of_heads) __syncthreads();
+      if (!one_tile_of_heads || first == begin) {
+        for (std::uint32_t i = threadIdx.x; i < kHeads * kIndexDim / 4; i += kAttendThreads) {
+          const std::uint32_t head = i / (kIndexDim / 4), at = i % (kIndexDim / 4) * 4;
+          float4 v = make_float4(0, 0, 0, 0);
+          if (head0 + head < heads)
+            v = *reinterpret_cast<const float4*>(q + std::size_t{head0 + head} * kIndexDim + at);
+          *reinterpret_cast<uint2*>(tile.queries + head * T::kPitch + at) =
+              make_uint2(bits(__floats2half2_rn(v.x, v.y)), bits(__floats2half2_rn(v.z, v.w)));
+        }
       }
-#pragma unroll
-      for (int h = 0; h < 4; ++h)
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-          dot[h][k] += a[h].x * b[k].x + a[h].y * b[k].y + a[h].z * b[k].z + a[h].w * b[k].w;
+      __syncthreads();
+      score<kHeads, kIndexDim>(tile.queries, tile.keys, tile.dots);
+      __syncthreads();
+#pragma unroll 4
+      for (std::uint32_t h = my_head; h < my_head + kHeads / kShare; ++h) {
+        const float weight = head0 + h < heads ? w[head0 + h] : 0.0f;
+        sum = __fmaf_rn(fmaxf(tile.dots[h * T::kScorePitch + my_key], 0.0f), weight, sum);
+      }
     }
-#pragma unroll
-    for (int h = 0; h < 4; ++h) {
-      const std::uint32_t head = head0 + ty + 16 * h;
-      const float weight = head < heads ? w[head] : 0.0f;
-#pragma unroll
-      for (int k = 0; k < 4; ++k) score[k] += fmaxf(dot[h][k], 0.0f) * weight;
-    }
+    tile.sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x >= kKeys || first + threadIdx.x >= visible) continue;
+    float total = 0;
+    for (std::uint32_t i = 0; i < kShare; ++i)
+      total = __fadd_rn(total, tile.sums[i * kKeys + threadIdx.x]);
+    args.scores[std::size_t{blockIdx.y} * args.most_visible + first + threadIdx.x] = total;
   }
-#pragma unroll
-  for (int k = 0; k < 4; ++k) sums[ty][tx + 16 * k] = score[k];
-  __syncthreads();
-  if (threadIdx.x >= kKeys || first + threadIdx.x >= visible) return;
-  float total = 0;
-  for (int i = 0; i < 16; ++i) total += sums[i][threadIdx.x];
-  args.scores[std::size_t{blockIdx.y} * args.most_visible + first + threadIdx.x] = total;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -197,9 +195,10 @@ void search_index(Launcher& launcher, const Sizes& sizes, std::uint32_t layer, s
                   std::uint32_t n, std::uint32_t most_visible, const float* index_q,
                   const float* index_w, float* scores, std::uint32_t* chosen) {
   const SearchArgs args{sizes,        layer,   ratio,   rows,   segments, first_row,
-                        most_visible, index_q, index_w, scores, chosen};
-  launch(launcher, score_kernel, dim3((most_visible + kKeys - 1) / kKeys, n), kScoreThreads,
-         kScoreShared, 1, args);
+                        most_visible, index_q, index_w, scores, chosen,   n < 32 ? 1u : 8u};
+  const std::uint32_t keys = args.tiles * kKeys;  // of a block; few rows need many blocks
+  launch(launcher, score_kernel, dim3((most_visible + keys - 1) / keys, n), kAttendThreads,
+         sizeof(ScoreTile), 1, args);
   launch(launcher, best_kernel, dim3(n), kBestThreads, 0, 1, args);
 }
 

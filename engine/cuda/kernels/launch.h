@@ -55,6 +55,8 @@ struct Product {
   void* y = nullptr;
   std::uint32_t y_stride = 0;
   bool half_out = false;
+  QuantisedRows integers = {};    // x again, for weights that are integers
+  QuantisedRows y_integers = {};  // of halves, without sums; y may be null then; few rows only
 };
 inline constexpr std::size_t kMostProducts = 8;
 /// `iq2_grid`: see formats.cuh.
@@ -84,8 +86,10 @@ struct ExpertProducts {
   std::uint32_t rows = 0, used = 0, n_expert = 0;
   float limit = 0;
   const __half* x = nullptr;  // [rows][gate.cols]
-  __half* hidden = nullptr;   // [rows * used + rows][ffn]; the shared expert's stand last
-  float* down_out = nullptr;  // [rows * used + rows][E]
+  QuantisedRows x_integers{};
+  __half* hidden = nullptr;         // [rows * used + rows][ffn]; the shared expert's stand last
+  QuantisedRows hidden_integers{};  // the same; run_down() of few rows makes its own
+  float* down_out = nullptr;        // [rows * used + rows][E]
 };
 void run_gate_up(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* iq2_grid);
 void run_down(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* iq2_grid);
@@ -113,6 +117,11 @@ struct Pending {
   const std::uint32_t* row_entry = nullptr;
   const float* row_weight = nullptr;
 };
+/// What a block reads, in both forms that products take.
+struct BlockInput {
+  __half* halves = nullptr;  // [rows][E]
+  QuantisedRows integers;
+};
 inline constexpr std::uint32_t kMixOutputs = 24;  // of 4 streams: 4 pre, 4 post, 16 cross
 inline constexpr std::uint32_t kMixKept = 20;     // post and cross
 /// Spreads what is pending over the streams by `mix` [rows][20], then reads the streams for the
@@ -120,7 +129,7 @@ inline constexpr std::uint32_t kMixKept = 20;     // post and cross
 /// the next `mix` from.
 void enter_block(Launcher& launcher, const Sizes& sizes, const HyperConnection& hc,
                  const float* norm, const Pending& pending, std::uint32_t n, float* streams,
-                 const float* mix, float* logits, __half* x);
+                 const float* mix, float* logits, const BlockInput& x);
 /// The slow part of a mixing, which nobody needs before the block ends: kernels beside the critical
 /// path take it along.
 struct MixArgs {
@@ -133,7 +142,7 @@ void leave_last_block(Launcher& launcher, const Sizes& sizes, const Pending& pen
 /// x[i] of streams[wanted[i]] for the output product.
 void enter_head(Launcher& launcher, const Sizes& sizes, const HyperConnection& hc,
                 const float* norm, const std::uint32_t* wanted, std::uint32_t n,
-                const float* streams, __half* x);
+                const float* streams, const BlockInput& x);
 
 // attention_input.cu --------------------------------------------------------------------------
 
@@ -148,7 +157,8 @@ struct AttentionInput {
   std::uint32_t ratio = 0;
   const float* qr = nullptr;  // [rows][Q]
   const float* q_norm = nullptr;
-  __half* qr_out = nullptr;   // [rows][Q]
+  __half* qr_out = nullptr;  // [rows][Q]
+  QuantisedRows qr_integers{};
   const float* kv = nullptr;  // [rows][D]
   const float* kv_norm = nullptr;
   __half* kv_out = nullptr;  // [rows][D]
@@ -187,7 +197,8 @@ struct Attention {
   float* part_max = nullptr;  // [rows of a pass][parts][H]
   float* part_sum = nullptr;
   std::uint32_t parts = 0;  // most parts of any row
-  __half* out = nullptr;    // [rows][H][D]
+  __half* out = nullptr;    // [rows][H][D]; or, if this is null,
+  QuantisedRows integers{};
 };
 /// Rows [first_row, first_row + n). The last pass of a call copies the raw rows of all the call's
 /// `rows_of_call` into the rings, where later calls find them.
@@ -195,6 +206,8 @@ void attend(Launcher& launcher, const Sizes& sizes, const Attention& attention,
             const RowEntry* rows, const SegmentEntry* segments, std::uint32_t first_row,
             std::uint32_t n, std::uint32_t rows_of_call, const float* angles);
 bool attention_supports(const Sizes& sizes);
+/// Whether a pass of `n` rows needs no room for parts.
+bool attends_at_once(const Sizes& sizes, std::uint32_t n);
 
 // routing.cu ----------------------------------------------------------------------------------
 

@@ -18,12 +18,22 @@ __device__ __forceinline__ float pending_value(const Pending& pending, const Siz
                                                std::uint32_t e) {
   const std::size_t width = sizes.n_embd;
   if (pending.y != nullptr) return pending.y[row * width + e];
+  // Loads first, sums then: each load is a wait of its own otherwise.
+  constexpr std::uint32_t kAtOnce = 8;
   const std::uint32_t used = sizes.n_expert_used;
   float total = 0;
-  for (std::uint32_t slot = 0; slot < used; ++slot) {
-    const std::size_t at = std::size_t{row} * used + slot;
-    total =
-        __fmaf_rn(pending.down[pending.row_entry[at] * width + e], pending.row_weight[at], total);
+  for (std::uint32_t first = 0; first < used; first += kAtOnce) {
+    float value[kAtOnce], weight[kAtOnce];
+#pragma unroll
+    for (std::uint32_t i = 0; i < kAtOnce; ++i) {
+      if (first + i >= used) continue;
+      const std::size_t at = std::size_t{row} * used + first + i;
+      value[i] = pending.down[pending.row_entry[at] * width + e];
+      weight[i] = pending.row_weight[at];
+    }
+#pragma unroll
+    for (std::uint32_t i = 0; i < kAtOnce; ++i)
+      if (first + i < used) total = __fmaf_rn(value[i], weight[i], total);
   }
   return __fadd_rn(total, pending.down[(std::size_t{rows} * used + row) * width + e]);
 }

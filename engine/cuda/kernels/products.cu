@@ -1,132 +1,206 @@
-// Products of matrices with activation rows: one launch for several matrices of one length, and the
-// two launches of the experts.
+// Products of matrices with few activation rows: one launch for several matrices of one length, and
+// the two launches of the experts. wide_products.h has those for many rows.
 //
 // A block is eight warps. Where a row has eight segments or more, all work on one tile of sixteen
-// rows; else several tiles share a block. Activation rows beyond 8 * NT are further blocks (y), or
-// for experts, whose numbers of rows only the device knows, further rounds.
+// rows; else several tiles share a block. Blocks take some tiles more where that saves a second
+// wave of blocks. Activation rows beyond a block's are further blocks (y), or for experts, whose
+// numbers of rows only the device knows, further rounds.
 #include <algorithm>
+#include <vector>
 
-#include "engine/cuda/kernels/tile.cuh"
+#include "engine/cuda/kernels/multiply.cuh"
+#include "engine/cuda/kernels/wide_products.h"
 
 namespace ds4::cuda {
 namespace {
 
 constexpr unsigned kThreads = kTileWarps * kWarp;
+constexpr int kBlocksAtOnce = 3;  // of a multiprocessor
+constexpr int kStages = 3;
+__host__ __device__ constexpr int expert_stages(int nq) {
+  return nq == 1 ? 3 : 2;
+}
+using Vectors = SignedVectors<8>;
 
-/// How a block's warps share tiles of matrices with `cols` columns.
-struct Shape {
-  std::uint32_t segments, warps_per_tile, tiles_per_block;
+/// How a block's warps share tiles: a warp has every `warps`-th segment of every `kTileWarps /
+/// warps`-th tile, `1 << log_rounds` tiles.
+struct Split {
+  std::uint32_t segments, warps, log_rounds;
+
+  __host__ __device__ static Split of(std::uint32_t cols) {
+    const std::uint32_t segments = segments_of(cols);
+    std::uint32_t warps = 1;
+    while (warps < segments && warps < kTileWarps) warps *= 2;
+    return {segments, warps, 0};
+  }
+  __host__ __device__ std::uint32_t tiles_at_once() const { return kTileWarps / warps; }
+  __host__ __device__ std::uint32_t tiles() const { return tiles_at_once() << log_rounds; }
+  __host__ std::uint32_t blocks(std::uint32_t rows) const {
+    const std::uint32_t block_rows = tiles() * kTileRows;
+    return (rows + block_rows - 1) / block_rows;
+  }
 };
-__host__ __device__ inline Shape shape_of(std::uint32_t cols) {
-  const std::uint32_t segments = segments_of(cols);
-  std::uint32_t warps = 1;
-  while (warps < segments && warps < kTileWarps) warps *= 2;
-  return {segments, warps, kTileWarps / warps};
-}
 
-/// Shared memory of a block: the warps' rings, then sums [tile][segment][8 * NT][16], then the
-/// table of IQ2_XXS.
-struct Shared {
-  std::uint8_t* ring;
-  float* sums;
-  Iq2Table* table;
+/// Shared memory of a block: the warps' rings, then sums [tile][matrix][segment][input][16], then
+/// what IQ2_XXS and single rows need.
+__host__ __device__ inline std::uint32_t sums_floats(const Split& split, std::uint32_t inputs,
+                                                     std::uint32_t matrices) {
+  return split.tiles() * split.segments * matrices * inputs * kTileRows;
+}
+__host__ __device__ constexpr std::size_t ring_bytes(int stages) {
+  return std::size_t{kTileWarps} * stages * kStageBytes;
+}
+using Terms = OwnTile<IntegerQ2_K, Vectors>::Terms;
 
-  __device__ Shared(std::uint8_t* base, std::size_t sums_bytes)
-      : ring(base + threadIdx.x / kWarp * kRingBytes),
-        sums(reinterpret_cast<float*>(base + kTileWarps * kRingBytes)),
-        table(reinterpret_cast<Iq2Table*>(base + kTileWarps * kRingBytes + sums_bytes)) {}
-};
-__host__ __device__ inline std::size_t sums_bytes_of(const Shape& shape, int nt, int matrices) {
-  return std::size_t{shape.tiles_per_block} * shape.segments * matrices * 8 * nt * kTileRows *
-         sizeof(float);
-}
-std::size_t shared_bytes(const Shape& shape, int nt, int matrices, bool table) {
-  return kTileWarps * kRingBytes + sums_bytes_of(shape, nt, matrices) +
-         (table ? sizeof(Iq2Table) : 0);
-}
-
-__device__ __forceinline__ TileShape tile_shape(const DeviceMatrix& weights, std::uint32_t tile) {
-  return {static_cast<std::uint32_t>(weights.row_bytes),
-          min(weights.rows - tile * kTileRows, kTileRows)};
-}
-__device__ __forceinline__ const std::uint8_t* tile_data(const std::byte* data,
-                                                         std::uint64_t row_bytes,
-                                                         std::uint32_t tile) {
-  return reinterpret_cast<const std::uint8_t*>(data) + tile * kTileRows * row_bytes;
-}
-
-__host__ __device__ inline bool needs_table(std::uint32_t type) {
+__host__ __device__ inline bool needs_vectors(std::uint32_t type) {
   return type == static_cast<std::uint32_t>(TensorType::kIQ2_XXS);
 }
+/// A tile's first row: the last tile may share rows with the one before.
+__device__ __forceinline__ std::uint32_t tile_row(const DeviceMatrix& weights, std::uint32_t tile) {
+  return weights.rows < kTileRows ? 0 : min(tile * kTileRows, weights.rows - kTileRows);
+}
+__device__ __forceinline__ TileShape tile_shape(const DeviceMatrix& weights) {
+  return {static_cast<std::uint32_t>(weights.row_bytes), min(weights.rows, kTileRows)};
+}
 
-// ---------------------------------------------------------------------------------------------
+/// Calls f(tile, type) with the tile for up to 4 * NQ rows that a matrix's format asks for, or, if
+/// `terms` are given and the format is one of those that unpack long, for a single row.
+template <int NQ, bool kOwn, typename F>
+__device__ __forceinline__ void with_tile(std::uint32_t type, const Vectors* vectors, Terms* terms,
+                                          const F& f) {
+  using enum TensorType;
+  const auto integers = [&]<class Format, TensorType kType>() {
+    IntegerTile<Format, NQ, Vectors> tile(vectors);
+    f.template operator()<kType>(tile);
+  };
+  const auto own = [&]<class Format, TensorType kType>() {
+    if constexpr (kOwn) {
+      if (terms != nullptr) {
+        OwnTile<Format, Vectors> tile(vectors, terms);
+        return f.template operator()<kType>(tile);
+      }
+    }
+    integers.template operator()<Format, kType>();
+  };
+  const auto halves = [&]<class Format, TensorType kType>() {
+    HalfTile<Format, kType, NQ> tile;
+    f.template operator()<kType>(tile);
+  };
+  switch (static_cast<TensorType>(type)) {
+    case kQ8_0:
+      return integers.template operator()<IntegerQ8_0, kQ8_0>();
+    case kQ4_K:
+      return integers.template operator()<IntegerQ4_K, kQ4_K>();
+    case kQ2_K:
+      return own.template operator()<IntegerQ2_K, kQ2_K>();
+    case kIQ2_XXS:
+      return own.template operator()<IntegerIQ2_XXS, kIQ2_XXS>();
+    case kF16:
+      return halves.template operator()<FormatF16, kF16>();
+    case kBF16:
+      return halves.template operator()<FormatBF16, kBF16>();
+    case kF32:
+      return halves.template operator()<FormatF32, kF32>();
+    case kMXFP4:
+      return halves.template operator()<FormatMXFP4, kMXFP4>();
+    default:
+      return;
+  }
+}
+
+/// One value a lane, 32 columns of a row: quantise8() for those who have them so. Without sums.
+__device__ __forceinline__ void quantise_lane(float value, const QuantisedRows& out,
+                                              std::uint32_t row, std::uint32_t column) {
+  float most = fabsf(value);
+#pragma unroll
+  for (int step = 1; step < kWarp; step *= 2)
+    most = max_or_nan(most, __shfl_xor_sync(kFullWarp, most, step));
+  const QuantScale scale(most);
+  const int q = scale.q(value);
+  const std::size_t at = std::size_t{row} * out.stride + column;
+  out.hi[at] = static_cast<std::int8_t>(high_plane(q));
+  out.lo[at] = static_cast<std::int8_t>(low_plane(q));
+  if (column % kQuantColumns == 0) out.scale[at / kQuantColumns] = scale.scale;
+}
+
+std::uint32_t blocks_at_once() {
+  static const std::uint32_t count = [] {
+    int device = 0, n = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device);
+    return static_cast<std::uint32_t>(std::max(n, 1) * kBlocksAtOnce);
+  }();
+  return count;
+}
+
+// Products of one length ----------------------------------------------------------------------
 
 struct ProductList {
   Product item[kMostProducts];
   std::uint32_t first_block[kMostProducts + 1];
-  std::uint32_t count, cols, n;
+  std::uint32_t n;
+  Split split;
   const std::uint16_t* iq2_grid;
 };
 
-template <int NT>
-__global__ void __launch_bounds__(kThreads, NT == 1 ? 3 : (NT <= 4 ? 2 : 1))
+template <int NQ>
+__global__ void __launch_bounds__(kThreads, NQ <= 2 ? 3 : (NQ <= 4 ? 2 : 1))
     products_kernel(const __grid_constant__ ProductList list) {
   extern __shared__ __align__(128) std::uint8_t base[];
+  constexpr std::uint32_t kInputs = 4 * NQ;
   let_successor_start();
-  const Shape shape = shape_of(list.cols);
-  const Shared shared(base, sums_bytes_of(shape, NT, 1));
+  const Split& split = list.split;
+  auto* sums = reinterpret_cast<float*>(base + ring_bytes(kStages));
+  auto* vectors = reinterpret_cast<Vectors*>(sums + sums_floats(split, kInputs, 1));
   std::uint32_t which = 0;
   while (blockIdx.x >= list.first_block[which + 1]) ++which;
   const Product& item = list.item[which];
   const DeviceMatrix& weights = item.weights;
-  if (needs_table(weights.type)) {
-    shared.table->fill(list.iq2_grid);
+  if (needs_vectors(weights.type)) {
+    vectors->fill(list.iq2_grid);
     __syncthreads();
   }
-  const std::uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const std::uint32_t in_block = warp / shape.warps_per_tile;
-  const std::uint32_t tiles = (weights.rows + kTileRows - 1) / kTileRows;
-  const std::uint32_t first_tile = (blockIdx.x - list.first_block[which]) * shape.tiles_per_block;
-  const std::uint32_t tile = first_tile + in_block;
-  const std::uint32_t first_segment = warp % shape.warps_per_tile;
-  const std::uint32_t first_input = blockIdx.y * 8 * NT;
-  if (tile < tiles && first_segment < shape.segments) {
-    const std::uint32_t jobs =
-        (shape.segments - first_segment + shape.warps_per_tile - 1) / shape.warps_per_tile;
-    const std::uint8_t* first = tile_data(weights.data, weights.row_bytes, tile);
+  const std::uint32_t warp = threadIdx.x / kWarp;
+  const std::uint32_t first_tile = (blockIdx.x - list.first_block[which]) * split.tiles();
+  const std::uint32_t first_input = blockIdx.y * kInputs;
+  const std::uint32_t inputs = min(list.n - first_input, kInputs);
+  const std::uint32_t first_segment = warp & (split.warps - 1);
+  const std::uint32_t my_tile = warp / split.warps;
+  if (first_segment < split.segments) {
+    const std::uint32_t jobs = ((split.segments - first_segment + split.warps - 1) / split.warps)
+                               << split.log_rounds;
+    const auto* data = reinterpret_cast<const std::uint8_t*>(weights.data);
     const auto job_at = [&](std::uint32_t i) {
-      const std::uint32_t segment = first_segment + i * shape.warps_per_tile;
-      return TileJob{first, segment,
-                     shared.sums + (in_block * shape.segments + segment) * 8 * NT * kTileRows};
+      const std::uint32_t round = i & ((1u << split.log_rounds) - 1);
+      const std::uint32_t tile = my_tile + round * split.tiles_at_once();
+      const std::uint32_t segment = first_segment + (i >> split.log_rounds) * split.warps;
+      return TileJob{data + tile_row(weights, first_tile + tile) * weights.row_bytes, segment,
+                     sums + (tile * split.segments + segment) * kInputs * kTileRows};
     };
-    const auto ready = [&] {
-      wait_for_predecessor();
-      LaneInputs<NT> inputs;
-#pragma unroll
-      for (int i = 0; i < NT; ++i) {
-        const std::uint32_t row = first_input + 8 * i + lane / 4;
-        inputs.x[i] =
-            row < list.n ? item.x + std::size_t{row} * item.x_stride + 8 * (lane % 4) : nullptr;
-      }
-      return inputs;
-    };
-    with_format(weights.type, [&](auto format) {
-      run_jobs<decltype(format), NT>(jobs, job_at, tile_shape(weights, tile), list.cols,
-                                     shared.ring, shared.table, ready);
+    with_tile<NQ, false>(weights.type, vectors, nullptr, [&]<TensorType kType>(auto& tile) {
+      run_jobs<kType, kStages>(
+          tile, jobs, job_at, tile_shape(weights), weights.cols,
+          base + warp * kStages * kStageBytes, [&] {
+            wait_for_predecessor();
+            tile.enter({item.x, item.x_stride, item.integers},
+                       [&](std::uint32_t input) { return first_input + min(input, inputs - 1); });
+          });
     });
   } else {
     wait_for_predecessor();
   }
   __syncthreads();
-  const std::uint32_t inputs = min(list.n - first_input, 8u * NT);
-  for (std::uint32_t i = threadIdx.x; i < shape.tiles_per_block * kTileRows * inputs;
-       i += kThreads) {
-    const std::uint32_t r = i % kTileRows, input = i / kTileRows % inputs;
-    const std::uint32_t t = i / kTileRows / inputs;
-    const std::uint32_t row = (first_tile + t) * kTileRows + r;
-    if (row >= weights.rows) continue;
-    const float value = add_segments<NT>(shared.sums + t * shape.segments * 8 * NT * kTileRows,
-                                         shape.segments, input, r);
+  const std::uint32_t rows = split.tiles() * kTileRows;
+  for (std::uint32_t i = threadIdx.x; i < rows * inputs; i += kThreads) {
+    const std::uint32_t t = i % rows / kTileRows, r = i % kTileRows, input = i / rows;
+    if ((first_tile + t) * kTileRows >= weights.rows) continue;
+    const float value = add_segments(sums + (t * split.segments * kInputs + input) * kTileRows + r,
+                                     split.segments, kInputs * kTileRows);
+    const std::uint32_t row = tile_row(weights, first_tile + t) + r;
+    if (item.y_integers.hi != nullptr)
+      quantise_lane(__half2float(__float2half_rn(value)), item.y_integers, first_input + input,
+                    row);
+    if (item.y == nullptr || row >= weights.rows) continue;
     const std::size_t at = std::size_t{first_input + input} * item.y_stride + row;
     if (item.half_out)
       static_cast<__half*>(item.y)[at] = __float2half_rn(value);
@@ -135,11 +209,13 @@ __global__ void __launch_bounds__(kThreads, NT == 1 ? 3 : (NT <= 4 ? 2 : 1))
   }
 }
 
-// ---------------------------------------------------------------------------------------------
+// Experts -------------------------------------------------------------------------------------
 
 struct ExpertList {
   ExpertProducts e;
+  Split split;
   const std::uint16_t* iq2_grid;
+  std::uint32_t vectors_bytes = 0, hidden_rows = 0;  // of shared memory
 };
 
 /// One group's matrices and entries: a routed expert's, or the shared expert's.
@@ -150,104 +226,132 @@ struct Group {
 
 /// False for blocks of groups that do not exist.
 __device__ __forceinline__ bool find_group(const ExpertProducts& e, Group& group) {
-  if (blockIdx.y == gridDim.y - 1) {
+  if (blockIdx.y == 0) {
     group = {0, e.rows * e.used, e.rows, true};
     return true;
   }
-  if (blockIdx.y >= *e.groups.count) return false;
-  const std::uint32_t begin = e.groups.begin[blockIdx.y];
-  group = {e.groups.expert[blockIdx.y], begin, e.groups.begin[blockIdx.y + 1] - begin, false};
+  const std::uint32_t at = blockIdx.y - 1;
+  if (at >= *e.groups.count) return false;
+  const std::uint32_t begin = e.groups.begin[at];
+  group = {e.groups.expert[at], begin, e.groups.begin[at + 1] - begin, false};
   return true;
 }
 
-/// silu(min(gate, limit)) * clamp(up, -limit, limit)
-__device__ __forceinline__ float gated(float gate, float up, float limit) {
-  const float g = fminf(gate, limit), u = fminf(fmaxf(up, -limit), limit);
-  return __fmul_rn(__fdiv_rn(g, __fadd_rn(1.0f, expf(-g))), u);
+/// Hidden rows as integers, in shared memory, by all threads of the block: every block of a down
+/// product makes those that it needs.
+__device__ __forceinline__ void quantise_hidden(const ExpertProducts& e, std::uint32_t first_entry,
+                                                std::uint32_t rows, std::uint32_t width,
+                                                const QuantisedRows& to) {
+  const std::uint32_t parts = (width + kSumBlockColumns - 1) / kSumBlockColumns;
+#pragma unroll 1
+  for (std::uint32_t i = threadIdx.x / kWarp; i < parts * rows; i += kTileWarps) {
+    const std::uint32_t row = i / parts;
+    const std::uint32_t column = i % parts * kSumBlockColumns + 8 * (threadIdx.x % kWarp);
+    float v[8] = {};
+    if (column < width) {
+      const std::size_t at = std::size_t{first_entry + row} * width + column;
+      const uint4 in = *reinterpret_cast<const uint4*>(e.hidden + at);
+      const std::uint32_t pairs[4] = {in.x, in.y, in.z, in.w};
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float2 two = __half22float2(as_half2(pairs[k]));
+        v[2 * k] = two.x, v[2 * k + 1] = two.y;
+      }
+    }
+    quantise8(v, to, row, column, width);
+  }
+  __syncthreads();
 }
 
-/// kMatrices 2: gate and up, gated, into hidden; 1: down.
-template <int NT, int kMatrices>
-__global__ void __launch_bounds__(kThreads, NT == 1 ? 3 : (NT <= 4 ? 2 : 1))
+/// kMatrices 2: gate and up, gated, into hidden; 1: down. The shared expert's blocks come first:
+/// they begin before anybody is routed.
+template <int NQ, int kMatrices>
+__global__ void __launch_bounds__(kThreads, 2)
     experts_kernel(const __grid_constant__ ExpertList list) {
   extern __shared__ __align__(128) std::uint8_t base[];
+  constexpr std::uint32_t kInputs = 4 * NQ;
   let_successor_start();
   const ExpertProducts& e = list.e;
-  const bool down = kMatrices == 1;
-  const ExpertStack& first_stack = down ? e.down : e.gate;
-  const std::uint32_t cols = first_stack.first.cols;
-  const Shape shape = shape_of(cols);
-  const Shared shared(base, sums_bytes_of(shape, NT, kMatrices));
-  const bool is_shared = blockIdx.y == gridDim.y - 1;
-  const DeviceMatrix& weights =
-      is_shared ? (down ? e.shared_down : e.shared_gate) : first_stack.first;
-  if (needs_table(weights.type)) {
-    shared.table->fill(list.iq2_grid);
-    __syncthreads();
-  }
+  const Split& split = list.split;
+  constexpr bool kDown = kMatrices == 1;
+  const bool is_shared = blockIdx.y == 0;
+  const DeviceMatrix& weights = kDown ? (is_shared ? e.shared_down : e.down.first)
+                                      : (is_shared ? e.shared_gate : e.gate.first);
+  auto* sums = reinterpret_cast<float*>(base + ring_bytes(expert_stages(NQ)));
+  auto* terms = reinterpret_cast<Terms*>(sums + sums_floats(split, kInputs, kMatrices));
+  auto* vectors = reinterpret_cast<Vectors*>(terms + kTileWarps);
+  auto* hidden = reinterpret_cast<std::byte*>(vectors) + list.vectors_bytes;
   if (!is_shared) wait_for_predecessor();
   Group group;
   if (!find_group(e, group)) return;
   const std::byte* matrix[2];
-  matrix[0] = weights.data + (is_shared ? 0 : group.expert * first_stack.stride);
-  matrix[1] = down ? nullptr
-                   : (is_shared ? e.shared_up.data : e.up.first.data + group.expert * e.up.stride);
-
-  const std::uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const std::uint32_t in_block = warp / shape.warps_per_tile;
-  const std::uint32_t tiles = (weights.rows + kTileRows - 1) / kTileRows;
-  const std::uint32_t first_tile = blockIdx.x * shape.tiles_per_block;
-  const std::uint32_t tile = first_tile + in_block;
-  const std::uint32_t first_segment = warp % shape.warps_per_tile;
-  const std::size_t tile_sums = std::size_t{shape.segments} * 8 * NT * kTileRows;
-  for (std::uint32_t first = 0; first < group.count; first += 8 * NT) {
-    if (tile < tiles && first_segment < shape.segments) {
+  matrix[0] = weights.data + (is_shared ? 0 : group.expert * (kDown ? e.down : e.gate).stride);
+  matrix[1] = kDown ? nullptr
+                    : (is_shared ? e.shared_up.data : e.up.first.data + group.expert * e.up.stride);
+  const std::uint32_t warp = threadIdx.x / kWarp, cols = weights.cols;
+  const std::uint32_t first_tile = blockIdx.x * split.tiles();
+  const std::uint32_t first_segment = warp & (split.warps - 1), my_tile = warp / split.warps;
+  const std::uint32_t tile_floats = split.segments * kInputs * kTileRows;
+  const bool integers = multiplies_integers(weights.type);
+  const QuantisedRows rows_here =
+      kDown && integers ? QuantisedRows::place(hidden, list.hidden_rows, cols) : e.x_integers;
+  for (std::uint32_t first = 0; first < group.count; first += kInputs) {
+    const std::uint32_t inputs = min(group.count - first, kInputs);
+    // What all warps do together, once their copies are under way.
+    const auto prepare = [&] {
+      if (is_shared) wait_for_predecessor();
+      if (first == 0 && needs_vectors(weights.type)) {
+        vectors->fill(list.iq2_grid);
+        __syncthreads();
+      }
+      if (kDown && integers) quantise_hidden(e, group.begin + first, inputs, cols, rows_here);
+    };
+    if (first_segment < split.segments) {
       const std::uint32_t jobs =
-          (shape.segments - first_segment + shape.warps_per_tile - 1) / shape.warps_per_tile;
-      // Both matrices of a segment, then the next segment.
+          ((split.segments - first_segment + split.warps - 1) / split.warps * kMatrices)
+          << split.log_rounds;
+      // Both matrices of a tile, then the next tile, then the next segment.
       const auto job_at = [&](std::uint32_t i) {
-        const std::uint32_t m = i % kMatrices;
-        const std::uint32_t segment = first_segment + i / kMatrices * shape.warps_per_tile;
-        return TileJob{
-            tile_data(matrix[m], weights.row_bytes, tile), segment,
-            shared.sums + (in_block * kMatrices + m) * tile_sums + segment * 8 * NT * kTileRows};
+        const std::uint32_t m = i % kMatrices, j = i / kMatrices;
+        const std::uint32_t tile =
+            my_tile + (j & ((1u << split.log_rounds) - 1)) * split.tiles_at_once();
+        const std::uint32_t segment = first_segment + (j >> split.log_rounds) * split.warps;
+        const std::size_t at = tile_row(weights, first_tile + tile) * weights.row_bytes;
+        return TileJob{reinterpret_cast<const std::uint8_t*>(m == 0 ? matrix[0] : matrix[1]) + at,
+                       segment,
+                       sums + (tile * kMatrices + m) * tile_floats + segment * kInputs * kTileRows};
       };
-      const auto ready = [&] {
-        if (is_shared) wait_for_predecessor();
-        LaneInputs<NT> inputs;
-#pragma unroll
-        for (int i = 0; i < NT; ++i) {
-          const std::uint32_t at = first + 8 * i + lane / 4, entry = group.begin + at;
-          inputs.x[i] = nullptr;
-          if (at >= group.count) continue;
-          const std::uint32_t row = down ? entry : (is_shared ? at : e.groups.entry_row[entry]);
-          inputs.x[i] = (down ? e.hidden : e.x) + std::size_t{row} * cols + 8 * (lane % 4);
-        }
-        return inputs;
-      };
-      with_format(weights.type, [&](auto format) {
-        run_jobs<decltype(format), NT>(kMatrices * jobs, job_at, tile_shape(weights, tile), cols,
-                                       shared.ring, shared.table, ready);
+      Terms* own = inputs == 1 ? terms + warp : nullptr;
+      with_tile<NQ, true>(weights.type, vectors, own, [&]<TensorType kType>(auto& tile) {
+        run_jobs<kType, expert_stages(NQ)>(
+            tile, jobs, job_at, tile_shape(weights), cols,
+            base + warp * expert_stages(NQ) * kStageBytes, [&] {
+              prepare();
+              tile.enter({kDown ? e.hidden : e.x, cols, rows_here}, [&](std::uint32_t input) {
+                const std::uint32_t at = min(input, inputs - 1);
+                if (kDown) return integers ? at : group.begin + first + at;
+                return is_shared ? first + at : e.groups.entry_row[group.begin + first + at];
+              });
+            });
       });
-    } else if (is_shared) {
-      wait_for_predecessor();
+    } else {
+      prepare();
     }
     __syncthreads();
-    const std::uint32_t inputs = min(group.count - first, 8u * NT);
-    for (std::uint32_t i = threadIdx.x; i < shape.tiles_per_block * kTileRows * inputs;
-         i += kThreads) {
-      const std::uint32_t r = i % kTileRows, input = i / kTileRows % inputs;
-      const std::uint32_t t = i / kTileRows / inputs;
-      const std::uint32_t row = (first_tile + t) * kTileRows + r;
+    const std::uint32_t rows = split.tiles() * kTileRows;
+    for (std::uint32_t i = threadIdx.x; i < rows * inputs; i += kThreads) {
+      const std::uint32_t t = i % rows / kTileRows, r = i % kTileRows, input = i / rows;
+      if ((first_tile + t) * kTileRows >= weights.rows) continue;
+      const float* at = sums + t * kMatrices * tile_floats + input * kTileRows + r;
+      const float value = add_segments(at, split.segments, kInputs * kTileRows);
+      const std::uint32_t row = tile_row(weights, first_tile + t) + r;
       if (row >= weights.rows) continue;
-      const float* sums = shared.sums + t * kMatrices * tile_sums;
-      const float value = add_segments<NT>(sums, shape.segments, input, r);
-      const std::size_t at = std::size_t{group.begin + first + input} * weights.rows + row;
-      if constexpr (kMatrices == 2) {
-        const float up = add_segments<NT>(sums + tile_sums, shape.segments, input, r);
-        e.hidden[at] = __float2half_rn(gated(value, up, e.limit));
+      const std::size_t to = std::size_t{group.begin + first + input} * weights.rows + row;
+      if constexpr (kDown) {
+        e.down_out[to] = value;
       } else {
-        e.down_out[at] = value;
+        const float up = add_segments(at + tile_floats, split.segments, kInputs * kTileRows);
+        e.hidden[to] = __float2half_rn(gated(value, up, e.limit));
       }
     }
     __syncthreads();  // before the next round's sums
@@ -256,68 +360,107 @@ __global__ void __launch_bounds__(kThreads, NT == 1 ? 3 : (NT <= 4 ? 2 : 1))
 
 template <int kMatrices>
 void run_experts(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* grid) {
-  const ExpertStack& stack = kMatrices == 1 ? experts.down : experts.gate;
-  const Shape shape = shape_of(stack.first.cols);
-  const std::uint32_t tiles = (stack.first.rows + kTileRows - 1) / kTileRows;
-  const dim3 blocks((tiles + shape.tiles_per_block - 1) / shape.tiles_per_block,
-                    min(experts.rows * experts.used, experts.n_expert) + 1);
-  const ExpertList list{experts, grid};
-  const auto with = [&]<int NT>() {
-    launch(launcher, experts_kernel<NT, kMatrices>, blocks, kThreads,
-           shared_bytes(shape, NT, kMatrices, needs_table(stack.first.type)), 1, list);
+  const DeviceMatrix& routed = kMatrices == 1 ? experts.down.first : experts.gate.first;
+  const DeviceMatrix& shared = kMatrices == 1 ? experts.shared_down : experts.shared_gate;
+  const std::uint32_t groups = std::min(experts.rows * experts.used, experts.n_expert) + 1;
+  const bool vectors = needs_vectors(routed.type) || needs_vectors(shared.type);
+  const auto with = [&]<int NQ>() {
+    ExpertList list{experts, Split::of(routed.cols), grid};
+    list.vectors_bytes = vectors ? sizeof(Vectors) : 0;
+    // A table of experts may name one twice for a token.
+    list.hidden_rows =
+        kMatrices == 1 ? std::min<std::uint32_t>(experts.rows * experts.used, 4 * NQ) : 0;
+    const auto bytes = [&] {
+      return ring_bytes(expert_stages(NQ)) +
+             sizeof(float) * sums_floats(list.split, 4 * NQ, kMatrices) +
+             kTileWarps * sizeof(Terms) + list.vectors_bytes +
+             QuantisedRows::bytes(list.hidden_rows, routed.cols);
+    };
+    // All blocks at once, if they have room.
+    constexpr std::uint32_t kMostRounds = 2;  // as a logarithm
+    while (list.split.log_rounds < kMostRounds &&
+           list.split.blocks(routed.rows) * groups * kBlocksAtOnce > 2 * blocks_at_once()) {
+      ++list.split.log_rounds;
+      if (fits_shared(2 * bytes())) continue;
+      --list.split.log_rounds;
+      break;
+    }
+    launch(launcher, experts_kernel<NQ, kMatrices>, dim3(list.split.blocks(routed.rows), groups),
+           kThreads, bytes(), 1, list);
   };
-  // Few rows seldom meet in an expert.
-  if (experts.rows <= 32)
+  if (experts.rows <= 4)
     with.template operator()<1>();
-  else if (experts.rows <= 256 ||
-           !fits_shared(shared_bytes(shape, 8, kMatrices, needs_table(stack.first.type))))
-    with.template operator()<2>();
   else
-    with.template operator()<8>();
+    with.template operator()<2>();
+}
+
+void run_few(Launcher& launcher, std::span<const Product> products, std::uint32_t n,
+             const std::uint16_t* iq2_grid) {
+  ProductList list{};
+  list.n = n;
+  list.split = Split::of(products.front().weights.cols);
+  list.iq2_grid = iq2_grid;
+  const auto blocks = [&] {
+    std::uint32_t total = 0;
+    for (const Product& p : products) total += list.split.blocks(p.weights.rows);
+    return total;
+  };
+  // What becomes integers must have 32 rows in one block.
+  const bool pairs = std::any_of(products.begin(), products.end(),
+                                 [](const Product& p) { return p.y_integers.hi != nullptr; });
+  constexpr std::uint32_t kMostRounds = 1;  // as a logarithm
+  if (pairs && list.split.tiles() < 2) list.split.log_rounds = 1;
+  while (list.split.log_rounds < kMostRounds && blocks() > blocks_at_once())
+    ++list.split.log_rounds;
+  for (std::size_t i = 0; i < kMostProducts; ++i) {
+    std::uint32_t count = 0;
+    if (i < products.size()) {
+      list.item[i] = products[i];
+      count = list.split.blocks(products[i].weights.rows);
+    }
+    list.first_block[i + 1] = list.first_block[i] + count;
+  }
+  const bool vectors = std::any_of(products.begin(), products.end(),
+                                   [](const Product& p) { return needs_vectors(p.weights.type); });
+  const auto with = [&]<int NQ>() {
+    const std::size_t bytes = ring_bytes(kStages) +
+                              sizeof(float) * sums_floats(list.split, 4 * NQ, 1) +
+                              (vectors ? sizeof(Vectors) : 0);
+    if (!fits_shared(bytes)) return false;
+    launch(launcher, products_kernel<NQ>,
+           dim3(list.first_block[kMostProducts], (n + 4 * NQ - 1) / (4 * NQ)), kThreads, bytes, 1,
+           list);
+    return true;
+  };
+  if (n > 16 && with.template operator()<8>()) return;
+  if (n > 8 && with.template operator()<4>()) return;
+  if (n > 4 && with.template operator()<2>()) return;
+  with.template operator()<1>();
 }
 
 }  // namespace
 
 void run_products(Launcher& launcher, std::span<const Product> products, std::uint32_t n,
                   const std::uint16_t* iq2_grid) {
-  ProductList list{};
-  list.count = static_cast<std::uint32_t>(products.size());
-  list.cols = products.front().weights.cols;
-  list.n = n;
-  list.iq2_grid = iq2_grid;
-  const Shape shape = shape_of(list.cols);
-  for (std::size_t i = 0; i < kMostProducts; ++i) {
-    std::uint32_t blocks = 0;
-    if (i < products.size()) {
-      list.item[i] = products[i];
-      const std::uint32_t tiles = (products[i].weights.rows + kTileRows - 1) / kTileRows;
-      blocks = (tiles + shape.tiles_per_block - 1) / shape.tiles_per_block;
-    }
-    list.first_block[i + 1] = list.first_block[i] + blocks;
-  }
-  const bool table = std::any_of(products.begin(), products.end(),
-                                 [](const Product& p) { return needs_table(p.weights.type); });
-  const auto with = [&]<int NT>() {
-    const dim3 blocks(list.first_block[kMostProducts], (n + 8 * NT - 1) / (8 * NT));
-    launch(launcher, products_kernel<NT>, blocks, kThreads, shared_bytes(shape, NT, 1, table), 1,
-           list);
-  };
-  if (n <= 8)
-    with.template operator()<1>();
-  else if (n <= 16)
-    with.template operator()<2>();
-  else if (n <= 32 || !fits_shared(shared_bytes(shape, 8, 1, table)))
-    with.template operator()<4>();
-  else
-    with.template operator()<8>();
+  if (n < kWideFrom) return run_few(launcher, products, n, iq2_grid);
+  std::vector<Product> few, wide;
+  for (const Product& p : products) (wide_supports(p) ? wide : few).push_back(p);
+  if (!wide.empty()) run_wide_products(launcher, wide, n, iq2_grid);
+  if (!few.empty()) run_few(launcher, few, n, iq2_grid);
 }
 
 void run_gate_up(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* grid) {
-  run_experts<2>(launcher, experts, grid);
+  if (experts.rows >= kWideFrom && wide_supports(experts))
+    run_wide_gate_up(launcher, experts, grid);
+  else
+    run_experts<2>(launcher, experts, grid);
 }
 
 void run_down(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* grid) {
-  run_experts<1>(launcher, experts, grid);
+  if (experts.rows >= kWideFrom && wide_supports(experts))
+    run_wide_down(launcher, experts, grid);
+  else
+    run_experts<1>(launcher, experts, grid);
 }
 
 }  // namespace ds4::cuda

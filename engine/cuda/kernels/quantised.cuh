@@ -101,13 +101,6 @@ __device__ __forceinline__ void quantise8(const float (&v)[8], const QuantisedRo
 __device__ __forceinline__ float plane_sum(int hi, int lo) {
   return __int2float_rn(128 * hi + lo);
 }
-/// The same without conversions, of matrix results that began at kHighStart and kLowStart instead
-/// of 0: as floats these are 1.5 * 2^30 + 128 * hi and 1.5 * 2^23 + lo, and only the last addition
-/// rounds. For |hi|, |lo| < 2^22.
-inline constexpr std::int32_t kHighStart = 0x4EC00000, kLowStart = 0x4B400000;
-__device__ __forceinline__ float plane_sum_from_start(int hi, int lo) {
-  return __fadd_rn(__fsub_rn(__int_as_float(hi), 129.0f * 12582912.0f), __int_as_float(lo));
-}
 
 /// `sum`: plane_sum of a block's two results.
 __device__ __forceinline__ float add_block(float acc, float sum, float w_scale, float x_scale) {
@@ -134,17 +127,10 @@ __device__ __forceinline__ float w_scale_iq2_xxs(__half d, std::uint32_t scale) 
   return __fmul_rn(__half2float(d), __fmul_rn(__uint2float_rn(2 * scale + 1), 0.125f));
 }
 
-/// Whether products with weights of `type` are products in integers.
-__host__ __device__ inline bool multiplies_integers(std::uint32_t type) {
-  switch (static_cast<TensorType>(type)) {
-    case TensorType::kQ8_0:
-    case TensorType::kQ4_K:
-    case TensorType::kQ2_K:
-    case TensorType::kIQ2_XXS:
-      return true;
-    default:
-      return false;
-  }
+/// silu(min(gate, limit)) * clamp(up, -limit, limit)
+__device__ __forceinline__ float gated(float gate, float up, float limit) {
+  const float g = fminf(gate, limit), u = fminf(fmaxf(up, -limit), limit);
+  return __fmul_rn(__fdiv_rn(g, __fadd_rn(1.0f, expf(-g))), u);
 }
 
 }  // namespace ds4::cuda

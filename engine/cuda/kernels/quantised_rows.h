@@ -9,11 +9,30 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/gguf/tensor_type.h"
+
+#ifdef __CUDACC__
+#define DS4_HOST_DEVICE __host__ __device__
+#else
+#define DS4_HOST_DEVICE
+#endif
+
 namespace ds4::cuda {
 
 inline constexpr std::uint32_t kQuantColumns = 32;      // share a scale
 inline constexpr std::uint32_t kSumColumns = 16;        // of a sum
 inline constexpr std::uint32_t kSumBlockColumns = 256;  // whose sums share a scale
+
+/// Whether products with weights of `type` are products in integers, and whether they need sums.
+DS4_HOST_DEVICE constexpr bool multiplies_integers(std::uint32_t type) {
+  const auto t = static_cast<TensorType>(type);
+  return t == TensorType::kQ8_0 || t == TensorType::kQ4_K || t == TensorType::kQ2_K ||
+         t == TensorType::kIQ2_XXS;
+}
+DS4_HOST_DEVICE constexpr bool has_minimums(std::uint32_t type) {
+  const auto t = static_cast<TensorType>(type);
+  return t == TensorType::kQ4_K || t == TensorType::kQ2_K;
+}
 
 /// Rows of `stride` columns each, on the device. A stride is a multiple of 32, and of 256 where
 /// there are sums.
@@ -24,13 +43,13 @@ struct QuantisedRows {
   float* sum_scale = nullptr;                        // [rows][stride / 256]
   std::uint32_t stride = 0;
 
-  static constexpr std::uint64_t bytes(std::uint64_t rows, std::uint32_t stride) {
+  DS4_HOST_DEVICE static constexpr std::uint64_t bytes(std::uint64_t rows, std::uint32_t stride) {
     const std::uint64_t with_sums = (stride + kSumBlockColumns - 1) / kSumBlockColumns;
     return rows * with_sums * kBytesOfBlock;
   }
   /// Lays rows out in `memory` of bytes(rows, stride), aligned to 256 bytes. Sums have their place
   /// if the stride allows them.
-  static QuantisedRows place(std::byte* memory, std::uint64_t rows, std::uint32_t stride) {
+  DS4_HOST_DEVICE static QuantisedRows place(std::byte* memory, std::uint64_t rows, std::uint32_t stride) {
     QuantisedRows at;
     at.stride = stride;
     auto* bytes = reinterpret_cast<std::int8_t*>(memory);

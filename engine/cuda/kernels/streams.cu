@@ -1,13 +1,13 @@
 // The four residual streams: filled from the embedding, read and mixed before every block.
 //
-// A row is the work of a cluster of eight blocks, each with an eighth of the columns of all four
-// streams. One exchange through the cluster's shared memory is enough: the norm of the mixed row
-// follows from the ten products of the streams with one another, which are summed up together with
-// the outputs of the hyper-connection.
+// A row is the work of a cluster of up to eight blocks, each with its share of the columns of all
+// four streams. One exchange through the cluster's shared memory is enough: the norm of the mixed
+// row follows from the ten products of the streams with one another, which are summed up together
+// with the outputs of the hyper-connection.
 #include <cooperative_groups.h>
 
-#include "engine/cuda/kernels/formats.cuh"
 #include "engine/cuda/kernels/mixing.cuh"
+#include "engine/cuda/kernels/quantised.cuh"
 
 namespace ds4::cuda {
 namespace {
@@ -15,8 +15,14 @@ namespace {
 namespace cg = cooperative_groups;
 
 constexpr unsigned kThreads = 256, kWarps = kThreads / kWarp;
-constexpr unsigned kCluster = 8;
 constexpr int kPairs = 10;  // of four streams, each with itself and the others
+
+/// As many blocks as leave each whole groups of the columns whose sums become integers together.
+unsigned cluster_of(std::uint32_t width) {
+  unsigned blocks = 8;
+  while (blocks > 1 && width % (blocks * kSumBlockColumns) != 0) blocks /= 2;
+  return blocks;
+}
 
 /// Eight weights in a row, as they lie in memory.
 template <typename T>
@@ -47,6 +53,12 @@ struct Eight<float> {
   }
 };
 
+__device__ __forceinline__ void load8(const float* p, float (&v)[8]) {
+#pragma unroll
+  for (int k = 0; k < 8; k += 4)
+    *reinterpret_cast<float4*>(v + k) = *reinterpret_cast<const float4*>(p + k);
+}
+
 struct EnterArgs {
   Sizes sizes;
   const void* fn;
@@ -59,22 +71,48 @@ struct EnterArgs {
   float* streams;
   const float* mix;
   float* logits;
-  __half* x;
+  BlockInput x;
+};
+
+/// What a row's sums make of it.
+template <int kOutputs>
+struct Mixed {
+  float inverse, pre[kStreamCount], scale;
+
+  __device__ Mixed(const EnterArgs& args, const float* total) {
+    const float* products = total + kOutputs;  // 00 01 02 03 11 12 13 22 23 33
+    const std::uint32_t width = args.sizes.n_embd;
+    const float mean = (products[0] + products[4] + products[7] + products[9]) /
+                       static_cast<float>(kStreamCount * width);
+    inverse = 1.0f / sqrtf(mean + args.sizes.rms_eps);
+#pragma unroll
+    for (int s = 0; s < kStreamCount; ++s)
+      pre[s] = sigmoid(total[s] * inverse * args.scale[0] + args.base[s]) + args.sizes.hc_eps;
+    float square = 0;
+    int pair = 0;
+#pragma unroll
+    for (int a = 0; a < kStreamCount; ++a)
+#pragma unroll
+      for (int b = a; b < kStreamCount; ++b, ++pair)
+        square += (a == b ? 1.0f : 2.0f) * pre[a] * pre[b] * products[pair];
+    scale = 1.0f / sqrtf(fmaxf(square, 0.0f) / static_cast<float>(width) + args.sizes.rms_eps);
+  }
 };
 
 /// kOutputs: kMixOutputs before a block, 4 before the head. kAhead: pieces of the weights that come
 /// while the predecessor still runs; they take many registers, which many rows need for one
-/// another.
-template <typename Fn, int kOutputs, int kAhead>
+/// another. kRows: of a cluster, which share what it reads of the weights.
+template <typename Fn, int kOutputs, int kAhead, int kRows>
 __global__ void __launch_bounds__(kThreads) enter_kernel(const __grid_constant__ EnterArgs args) {
-  extern __shared__ __align__(16) float slice[];  // [4][per]
-  __shared__ float warp_pairs[kWarps][kPairs];
-  __shared__ float partial[kOutputs + kPairs];
-  __shared__ float total[kOutputs + kPairs];
+  constexpr int kSums = kOutputs + kPairs;
+  extern __shared__ __align__(16) float slice[];  // [kRows][4][per]
+  __shared__ float warp_pairs[kRows][kWarps][kPairs];
+  __shared__ float partial[kRows][kSums];
+  __shared__ float total[kRows][kSums];
   const cg::cluster_group cluster = cg::this_cluster();
-  const unsigned rank = cluster.block_rank();
-  const std::uint32_t out_row = blockIdx.x / kCluster;
-  const std::uint32_t width = args.sizes.n_embd, per = width / kCluster;
+  const unsigned rank = cluster.block_rank(), blocks = cluster.num_blocks();
+  const std::uint32_t first_row = blockIdx.x / blocks * kRows;
+  const std::uint32_t width = args.sizes.n_embd, per = width / blocks;
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   let_successor_start();
 
@@ -96,52 +134,68 @@ __global__ void __launch_bounds__(kThreads) enter_kernel(const __grid_constant__
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) load_weights(i, weights[i]);
   wait_for_predecessor();
-  const std::uint32_t row = args.wanted != nullptr ? args.wanted[out_row] : out_row;
-  float* streams = args.streams + std::size_t{row} * kStreamCount * width + rank * per;
+  // Rows behind the last repeat it, but for what is written.
+  const auto out_row = [&](std::uint32_t r) { return min(first_row + r, args.n - 1); };
+  const auto row_of = [&](std::uint32_t r) {
+    return args.wanted != nullptr ? args.wanted[out_row(r)] : out_row(r);
+  };
   const bool pending = args.pending.y != nullptr || args.pending.down != nullptr;
 
-  float pairs[kPairs] = {};
+  float pairs[kRows][kPairs] = {};
   for (std::uint32_t i = threadIdx.x; i < per; i += kThreads) {
-    float s[kStreamCount];
+    float s[kRows][kStreamCount], y[kRows];
 #pragma unroll
-    for (int d = 0; d < kStreamCount; ++d) s[d] = streams[d * width + i];
-    if (pending) {
-      spread(s, args.mix + std::size_t{row} * kMixKept,
-             pending_value(args.pending, args.sizes, row, args.n, rank * per + i));
+    for (int r = 0; r < kRows; ++r) {
+      const std::uint32_t row = row_of(r);
+      const float* streams = args.streams + std::size_t{row} * kStreamCount * width + rank * per;
 #pragma unroll
-      for (int d = 0; d < kStreamCount; ++d) streams[d * width + i] = s[d];
+      for (int d = 0; d < kStreamCount; ++d) s[r][d] = streams[d * width + i];
+      if (pending) y[r] = pending_value(args.pending, args.sizes, row, args.n, rank * per + i);
     }
-    int pair = 0;
 #pragma unroll
-    for (int a = 0; a < kStreamCount; ++a) {
-      slice[a * per + i] = s[a];
+    for (int r = 0; r < kRows; ++r) {
+      if (pending) {
+        const std::uint32_t row = row_of(r);
+        float* streams = args.streams + std::size_t{row} * kStreamCount * width + rank * per;
+        spread(s[r], args.mix + std::size_t{row} * kMixKept, y[r]);
 #pragma unroll
-      for (int b = a; b < kStreamCount; ++b, ++pair) pairs[pair] += s[a] * s[b];
+        for (int d = 0; d < kStreamCount; ++d)
+          if (first_row + r < args.n) streams[d * width + i] = s[r][d];
+      }
+      int pair = 0;
+#pragma unroll
+      for (int a = 0; a < kStreamCount; ++a) {
+        slice[(r * kStreamCount + a) * per + i] = s[r][a];
+#pragma unroll
+        for (int b = a; b < kStreamCount; ++b, ++pair) pairs[r][pair] += s[r][a] * s[r][b];
+      }
     }
   }
 #pragma unroll
-  for (int pair = 0; pair < kPairs; ++pair) {
-    const float sum = warp_sum(pairs[pair]);
-    if (lane == 0) warp_pairs[warp][pair] = sum;
-  }
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+      const float sum = warp_sum(pairs[r][pair]);
+      if (lane == 0) warp_pairs[r][warp][pair] = sum;
+    }
   __syncthreads();
-  float dots[kPerWarp] = {};
+  float dots[kRows][kPerWarp] = {};
   const auto multiply = [&](std::uint32_t i, const Eight<Fn>(&with)[kPerWarp][kStreamCount]) {
     const std::uint32_t column = 8 * (kWarp * i + lane);
     if (column >= per) return;
 #pragma unroll
     for (int d = 0; d < kStreamCount; ++d) {
-      float s[8];
+      float f[kPerWarp][8];
 #pragma unroll
-      for (int k = 0; k < 8; k += 4)
-        *reinterpret_cast<float4*>(s + k) =
-            *reinterpret_cast<const float4*>(slice + d * per + column + k);
+      for (int o = 0; o < kPerWarp; ++o) with[o][d].values(f[o]);
 #pragma unroll
-      for (int o = 0; o < kPerWarp; ++o) {
-        float f[8];
-        with[o][d].values(f);
+      for (int r = 0; r < kRows; ++r) {
+        float s[8];
+        load8(slice + (r * kStreamCount + d) * per + column, s);
 #pragma unroll
-        for (int k = 0; k < 8; ++k) dots[o] += s[k] * f[k];
+        for (int o = 0; o < kPerWarp; ++o)
+#pragma unroll
+          for (int k = 0; k < 8; ++k) dots[r][o] += s[k] * f[o][k];
       }
     }
   };
@@ -152,54 +206,58 @@ __global__ void __launch_bounds__(kThreads) enter_kernel(const __grid_constant__
     multiply(i, weights[0]);
   }
 #pragma unroll
-  for (int o = 0; o < kPerWarp; ++o) {
-    const float sum = warp_sum(dots[o]);
-    if (lane == 0 && warp * kPerWarp + o < kOutputs) partial[warp * kPerWarp + o] = sum;
-  }
-  if (threadIdx.x < kPairs) {
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int o = 0; o < kPerWarp; ++o) {
+      const float sum = warp_sum(dots[r][o]);
+      if (lane == 0 && warp * kPerWarp + o < kOutputs) partial[r][warp * kPerWarp + o] = sum;
+    }
+  for (unsigned i = threadIdx.x; i < kRows * kPairs; i += kThreads) {
     float sum = 0;
-    for (unsigned w = 0; w < kWarps; ++w) sum += warp_pairs[w][threadIdx.x];
-    partial[kOutputs + threadIdx.x] = sum;
+    for (unsigned w = 0; w < kWarps; ++w) sum += warp_pairs[i / kPairs][w][i % kPairs];
+    partial[i / kPairs][kOutputs + i % kPairs] = sum;
   }
   cluster.sync();
-  if (threadIdx.x < kOutputs + kPairs) {
+  for (unsigned i = threadIdx.x; i < kRows * kSums; i += kThreads) {
     float sum = 0;
-    for (unsigned r = 0; r < kCluster; ++r) sum += cluster.map_shared_rank(partial, r)[threadIdx.x];
-    total[threadIdx.x] = sum;
+    for (unsigned r = 0; r < blocks; ++r) sum += cluster.map_shared_rank(partial[0], r)[i];
+    total[0][i] = sum;
   }
   __syncthreads();
   const auto token = cluster.barrier_arrive();  // nobody leaves while its sums may be read
 
-  const float* products = total + kOutputs;  // 00 01 02 03 11 12 13 22 23 33
-  const float mean = (products[0] + products[4] + products[7] + products[9]) /
-                     static_cast<float>(kStreamCount * width);
-  const float inverse = 1.0f / sqrtf(mean + args.sizes.rms_eps);
-  float pre[kStreamCount];
-#pragma unroll
-  for (int s = 0; s < kStreamCount; ++s)
-    pre[s] = sigmoid(total[s] * inverse * args.scale[0] + args.base[s]) + args.sizes.hc_eps;
   if constexpr (kOutputs == kMixOutputs) {
-    if (rank == 0 && threadIdx.x < kMixOutputs) {
-      const int part = threadIdx.x < 4 ? 0 : (threadIdx.x < 8 ? 1 : 2);
-      args.logits[std::size_t{row} * kMixOutputs + threadIdx.x] =
-          total[threadIdx.x] * inverse * args.scale[part] + args.base[threadIdx.x];
+    for (unsigned i = threadIdx.x; rank == 0 && i < kRows * kMixOutputs; i += kThreads) {
+      const unsigned r = i / kMixOutputs, output = i % kMixOutputs;
+      if (first_row + r >= args.n) continue;
+      const int part = output < 4 ? 0 : (output < 8 ? 1 : 2);
+      args.logits[std::size_t{row_of(r)} * kMixOutputs + output] =
+          total[r][output] * Mixed<kOutputs>(args, total[r]).inverse * args.scale[part] +
+          args.base[output];
     }
   }
-  float square = 0;
-  int pair = 0;
+  // Whole warps have columns of one row.
+  for (std::uint32_t at = 8 * threadIdx.x; at < kRows * per; at += 8 * kThreads) {
+    const std::uint32_t r = at / per, i = at % per, column = rank * per + i;
+    if (first_row + r >= args.n) continue;
+    const Mixed<kOutputs> mixed(args, total[r]);
+    float v[8] = {}, norm[8];
+    std::uint32_t halves[4];
 #pragma unroll
-  for (int a = 0; a < kStreamCount; ++a)
+    for (int s = 0; s < kStreamCount; ++s) {
+      float in[8];
+      load8(slice + (r * kStreamCount + s) * per + i, in);
 #pragma unroll
-    for (int b = a; b < kStreamCount; ++b, ++pair)
-      square += (a == b ? 1.0f : 2.0f) * pre[a] * pre[b] * products[pair];
-  const float scale =
-      1.0f / sqrtf(fmaxf(square, 0.0f) / static_cast<float>(width) + args.sizes.rms_eps);
-  __half* x = args.x + std::size_t{out_row} * width + rank * per;
-  for (std::uint32_t i = threadIdx.x; i < per; i += kThreads) {
-    float value = 0;
+      for (int k = 0; k < 8; ++k) v[k] += mixed.pre[s] * in[k];
+    }
+    load8(args.norm + column, norm);
 #pragma unroll
-    for (int s = 0; s < kStreamCount; ++s) value += pre[s] * slice[s * per + i];
-    x[i] = __float2half_rn(value * scale * args.norm[rank * per + i]);
+    for (int k = 0; k < 8; ++k) v[k] = v[k] * mixed.scale * norm[k];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) halves[k] = bits(__floats2half2_rn(v[2 * k], v[2 * k + 1]));
+    *reinterpret_cast<uint4*>(args.x.halves + std::size_t{first_row + r} * width + column) =
+        make_uint4(halves[0], halves[1], halves[2], halves[3]);
+    quantise8(v, args.x.integers, first_row + r, column, width);
   }
   cluster.barrier_wait(std::move(const_cast<cg::cluster_group::arrival_token&>(token)));
 }
@@ -280,22 +338,28 @@ __global__ void angles_kernel(const RowEntry* rows, std::uint32_t pairs, const d
 
 template <int kOutputs>
 void launch_enter(Launcher& launcher, bool half, const EnterArgs& args) {
-  constexpr std::uint32_t kFewRows = 16;
-  const dim3 blocks(args.n * kCluster);
-  const std::size_t shared = sizeof(float) * kStreamCount * args.sizes.n_embd / kCluster;
+  constexpr std::uint32_t kFewRows = 16, kManyRows = 128, kTogether = 4;
+  const unsigned cluster = cluster_of(args.sizes.n_embd);
+  const std::uint32_t per = args.sizes.n_embd / cluster;
+  const auto run = [&](auto kernel, std::uint32_t rows) {
+    launch(launcher, kernel, dim3((args.n + rows - 1) / rows * cluster), kThreads,
+           sizeof(float) * rows * kStreamCount * per, cluster, args);
+  };
   if (!half)
-    launch(launcher, enter_kernel<float, kOutputs, 0>, blocks, kThreads, shared, kCluster, args);
+    run(enter_kernel<float, kOutputs, 0, 1>, 1);
   else if (args.n <= kFewRows)
-    launch(launcher, enter_kernel<__half, kOutputs, 2>, blocks, kThreads, shared, kCluster, args);
+    run(enter_kernel<__half, kOutputs, 2, 1>, 1);
+  else if (args.n < kManyRows || per % kSumBlockColumns != 0)
+    run(enter_kernel<__half, kOutputs, 0, 1>, 1);
   else
-    launch(launcher, enter_kernel<__half, kOutputs, 0>, blocks, kThreads, shared, kCluster, args);
+    run(enter_kernel<__half, kOutputs, 0, kTogether>, kTogether);
 }
 
 }  // namespace
 
 void enter_block(Launcher& launcher, const Sizes& sizes, const HyperConnection& hc,
                  const float* norm, const Pending& pending, std::uint32_t n, float* streams,
-                 const float* mix, float* logits, __half* x) {
+                 const float* mix, float* logits, const BlockInput& x) {
   launch_enter<kMixOutputs>(
       launcher, hc.fn_is_half,
       {sizes, hc.fn, hc.base, hc.scale, norm, pending, nullptr, n, streams, mix, logits, x});
@@ -311,7 +375,7 @@ void leave_last_block(Launcher& launcher, const Sizes& sizes, const Pending& pen
 
 void enter_head(Launcher& launcher, const Sizes& sizes, const HyperConnection& hc,
                 const float* norm, const std::uint32_t* wanted, std::uint32_t n,
-                const float* streams, __half* x) {
+                const float* streams, const BlockInput& x) {
   launch_enter<kStreamCount>(launcher, hc.fn_is_half,
                              {sizes,
                               hc.fn,
