@@ -1,5 +1,6 @@
 #pragma once
-// Block formats on the GPU: eight weights at a time, as four pairs of halves.
+// Block formats on the GPU: eight weights at a time, as four pairs of halves. So products take the
+// formats that are no small integers (those are in integer_formats.cuh), and the embedding all.
 //
 // decode8() gives one lane weights 8t..8t+7 of a chunk of 32 columns: of a row's four lanes, lane t
 // so holds what two matrix instructions of 16 columns need. Which weight stands where in them does
@@ -11,8 +12,8 @@
 //
 // Blocks are read from shared memory, where whole 16-byte pieces were copied, so `row` has the
 // alignment that it has in the file: 16 bytes for floats, 4 for Q8_0, Q4_K and Q2_K (the loader
-// sees to it), 2 for IQ2_XXS, none for MXFP4. kUnit columns are copied together; a unit has begun
-// when decode8() sees chunk 0.
+// sees to it), 2 for IQ2_XXS, none for MXFP4. Chunks count from the start of a whole block, of 64
+// columns for Q8_0.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -84,8 +85,6 @@ __device__ __forceinline__ uint2 load8_by_words(const std::uint8_t* p) {
 }
 
 struct FormatF16 {
-  static constexpr std::uint32_t kUnit = 64, kMostBytes = 128;
-  static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) { return 2 * cols; }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table*, Half8& w) {
     const uint4 v = *reinterpret_cast<const uint4*>(row + 64 * chunk + 16 * t);
@@ -94,8 +93,6 @@ struct FormatF16 {
 };
 
 struct FormatBF16 {
-  static constexpr std::uint32_t kUnit = 64, kMostBytes = 128;
-  static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) { return 2 * cols; }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table*, Half8& w) {
     const uint4 v = *reinterpret_cast<const uint4*>(row + 64 * chunk + 16 * t);
@@ -108,8 +105,6 @@ struct FormatBF16 {
 };
 
 struct FormatF32 {
-  static constexpr std::uint32_t kUnit = 32, kMostBytes = 128;
-  static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) { return 4 * cols; }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table*, Half8& w) {
     const auto* v = reinterpret_cast<const float4*>(row + 128 * chunk + 32 * t);
@@ -122,10 +117,6 @@ struct FormatF32 {
 };
 
 struct FormatQ8_0 {
-  static constexpr std::uint32_t kUnit = 128, kMostBytes = 136;
-  static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
-    return cols / 32 * 34;
-  }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table*, Half8& w) {
     const std::uint8_t* block = row + 34 * chunk;
@@ -161,10 +152,6 @@ __device__ __forceinline__ void scale_bytes(const uint2& q, __half2 times, __hal
 }
 
 struct FormatQ4_K {
-  static constexpr std::uint32_t kUnit = 256, kMostBytes = 144;
-  static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
-    return cols / 256 * 144;
-  }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table*, Half8& w) {
     const std::uint8_t* block = row + 144 * (chunk / 8);
@@ -188,10 +175,6 @@ struct FormatQ4_K {
 };
 
 struct FormatQ2_K {
-  static constexpr std::uint32_t kUnit = 256, kMostBytes = 84;
-  static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
-    return cols / 256 * 84;
-  }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table*, Half8& w) {
     const std::uint8_t* block = row + 84 * (chunk / 8);
@@ -207,10 +190,6 @@ struct FormatQ2_K {
 };
 
 struct FormatIQ2_XXS {
-  static constexpr std::uint32_t kUnit = 256, kMostBytes = 66;
-  static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
-    return cols / 256 * 66;
-  }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table* table, Half8& w) {
     const std::uint8_t* block = row + 66 * (chunk / 8);
@@ -231,10 +210,6 @@ struct FormatIQ2_XXS {
 };
 
 struct FormatMXFP4 {
-  static constexpr std::uint32_t kUnit = 128, kMostBytes = 68;
-  static __host__ __device__ constexpr std::uint32_t bytes(std::uint32_t cols) {
-    return cols / 32 * 17;
-  }
   __device__ static void decode8(const std::uint8_t* row, std::uint32_t chunk, std::uint32_t t,
                                  const Iq2Table*, Half8& w) {
     const std::uint8_t* block = row + 17 * chunk;

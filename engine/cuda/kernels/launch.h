@@ -5,9 +5,9 @@
 //
 // The rule of engine/model/slice.h, a row's bits depend on its session alone, is kept here: every
 // value is computed by one piece of code whose order of operations depends on sizes and the row's
-// own position. In products that order is: 16 columns at a time within a segment of 512, then the
-// segments one after the other, whatever the number of rows; in attention: 64 keys at a time, then
-// these parts one after the other.
+// own position. In products that order is: 32 columns at a time (16 where weights are halves)
+// within a segment of 512, then the segments one after the other, whatever the number of rows; in
+// attention: 64 keys at a time, then these parts one after the other.
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
