@@ -56,6 +56,7 @@ nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 if wanted tests; then
   run 150 tests "$bin/cuda_slice_test"
   run 60 kernels "$bin/cuda_kernels_test"
+  run 60 products "$bin/cuda_wide_products_test"
   run 60 sampling "$bin/cuda_sampling_test"
   run 30 device-loss "$bin/cuda_device_loss_test"
 fi
@@ -63,6 +64,7 @@ if wanted sanitize; then
   check() { run 120 "$1-$2" compute-sanitizer --tool "$1" --error-exitcode 3 "$bin/cuda_$2_test" "--gtest_filter=$3"; }
   check memcheck slice 'CudaSlice.*:All/CudaLayers.*/1'
   check memcheck kernels '*'
+  check memcheck wide_products '*FewRows*:*Halves*:*SeveralShare*:QuantisedRows.*'
   for tool in racecheck initcheck; do
     check $tool slice 'CudaSlice.*'
     check $tool kernels 'Shapes/*/1:Widths/*/0:Rows/*/2'
