@@ -49,7 +49,8 @@ struct QuantisedRows {
   }
   /// Lays rows out in `memory` of bytes(rows, stride), aligned to 256 bytes. Sums have their place
   /// if the stride allows them.
-  DS4_HOST_DEVICE static QuantisedRows place(std::byte* memory, std::uint64_t rows, std::uint32_t stride) {
+  DS4_HOST_DEVICE static QuantisedRows place(std::byte* memory, std::uint64_t rows,
+                                             std::uint32_t stride) {
     QuantisedRows at;
     at.stride = stride;
     auto* bytes = reinterpret_cast<std::int8_t*>(memory);
