@@ -435,7 +435,8 @@ void run_few(Launcher& launcher, std::span<const Product> products, std::uint32_
   if (n > 16 && with.template operator()<8>()) return;
   if (n > 8 && with.template operator()<4>()) return;
   if (n > 4 && with.template operator()<2>()) return;
-  with.template operator()<1>();
+  if (with.template operator()<1>()) return;
+  if (launcher.error == cudaSuccess) launcher.error = cudaErrorInvalidConfiguration;
 }
 
 }  // namespace
