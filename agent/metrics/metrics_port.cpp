@@ -18,6 +18,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+/// The main loop looks at the time in every turn: an earlier second try would make it spin.
+constexpr std::chrono::seconds kPauseWithoutDescriptors{1};
+
 std::string response(std::string_view status, std::string_view type, std::string_view body,
                      bool with_body) {
   return fmt::format(
@@ -63,7 +66,8 @@ struct MetricsPort::Impl {
   UniqueFd listener;
   UniqueFd epoll;
   std::unordered_map<int, Reader> readers;
-  bool out_of_descriptors = false;  // or of memory: until the next look at the time
+  bool out_of_descriptors = false;  // or of memory: until `accepts_again`
+  Clock::time_point accepts_again{};
 
   void watch(int operation, int fd, std::uint32_t events) const {
     epoll_event event{};
@@ -83,6 +87,7 @@ struct MetricsPort::Impl {
       UniqueFd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
       if (fd.get() < 0) {
         out_of_descriptors = errno != EAGAIN && errno != EINTR && errno != ECONNABORTED;
+        accepts_again = Clock::now() + kPauseWithoutDescriptors;
         break;
       }
       const int number = fd.get();
@@ -188,8 +193,9 @@ void MetricsPort::on_ready() {
 void MetricsPort::on_time(Clock::time_point now) {
   const auto ended = std::erase_if(
       impl_->readers, [now](const auto& entry) { return entry.second.deadline <= now; });
-  if (ended == 0 && !impl_->out_of_descriptors) return;
-  impl_->out_of_descriptors = false;
+  const bool again = impl_->out_of_descriptors && now >= impl_->accepts_again;
+  if (ended == 0 && !again) return;
+  if (again) impl_->out_of_descriptors = false;
   impl_->watch_listener();
 }
 

@@ -1,11 +1,14 @@
 #include "agent/metrics/metrics_port.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <array>
+#include <cerrno>
 #include <vector>
 
 #include "agent/metrics/loopback.h"
@@ -75,10 +78,14 @@ class Port : public ::testing::Test {
     std::string heard;
     std::array<char, 65536> bytes;
     while (true) {
-      serve();
-      const ssize_t got = ::recv(fd.get(), bytes.data(), bytes.size(), 0);
-      if (got <= 0) return heard;
-      heard.append(bytes.data(), static_cast<std::size_t>(got));
+      const ssize_t got = ::recv(fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+      if (got > 0) {
+        heard.append(bytes.data(), static_cast<std::size_t>(got));
+      } else if (got < 0 && errno == EAGAIN) {
+        serve();
+      } else {
+        return heard;
+      }
     }
   }
   static bool hung_up(const UniqueFd& fd) {
@@ -150,6 +157,39 @@ TEST_F(Port, AReaderThatLeavesInTheMiddleIsForgotten) {
   const UniqueFd fd = dial();
   say(fd, "HEAD /metrics HTTP/1.1\r\n\r\n");
   EXPECT_THAT(hear(fd), StartsWith("HTTP/1.1 200 OK"));
+}
+
+/// Allows no descriptor beyond those that are open, while it lives.
+class NoMoreDescriptors {
+ public:
+  NoMoreDescriptors() {
+    ::getrlimit(RLIMIT_NOFILE, &before_);
+    const UniqueFd lowest(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    rlimit tight = before_;
+    tight.rlim_cur = static_cast<rlim_t>(lowest.get());
+    ::setrlimit(RLIMIT_NOFILE, &tight);
+  }
+  ~NoMoreDescriptors() { ::setrlimit(RLIMIT_NOFILE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+TEST_F(Port, WithoutDescriptorsTheLoopSleepsAndAcceptsLater) {
+  open();
+  const UniqueFd fd = dial();
+  say(fd, "GET /metrics HTTP/1.1\r\n\r\n");
+  pollfd ready{port->poll_fd(), POLLIN, 0};
+  ASSERT_EQ(::poll(&ready, 1, -1), 1);
+  const auto now = std::chrono::steady_clock::now();
+  {
+    const NoMoreDescriptors full;
+    port->on_ready();
+  }
+  port->on_time(now);  // the same turn of the main loop
+  EXPECT_EQ(::poll(&ready, 1, 0), 0) << "the main loop would spin";
+  port->on_time(now + std::chrono::hours(1));
+  EXPECT_THAT(hear(fd), EndsWith("ds4d_ready 1\n"));
 }
 
 TEST_F(Port, ATakenPortIsNamedWithTheWayOut) {
