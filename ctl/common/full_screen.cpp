@@ -39,6 +39,7 @@ FullScreen::FullScreen() {
   }
   struct sigaction action {};
   action.sa_handler = on_resize;
+  action.sa_flags = SA_RESTART;  // a frame on a slow line is not lost; poll() returns all the same
   sigemptyset(&action.sa_mask);
   ::sigaction(SIGWINCH, &action, &g_previous_winch);
   (void)write_stdout(kEnter);

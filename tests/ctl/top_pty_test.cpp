@@ -11,9 +11,11 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "engine/base/unique_fd.h"
 #include "tests/ctl/route_fixture.h"
@@ -204,6 +206,22 @@ TEST_F(TopOnATerminal, FollowsTheTerminalsSize) {
     return end != std::string::npos && drawn.find("COMPUTE", last) != std::string::npos &&
            drawn.find("PREFILL/s", last) == std::string::npos;
   }));
+  press("q");
+  expect_given_back(0);
+}
+
+TEST_F(TopOnATerminal, IsResizedWhileTheTerminalTakesNothing) {
+  EXPECT_TRUE(shows("alpha  ready"));
+  ASSERT_EQ(::tcflow(slave_.get(), TCOOFF), 0);  // as a line that is stuck: its next frame waits
+  const std::size_t before = frames();
+  winsize size{};
+  size.ws_col = 140;
+  for (size.ws_row = 20; size.ws_row < 40; ++size.ws_row) {
+    ASSERT_EQ(::ioctl(master_.get(), TIOCSWINSZ, &size), 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  ASSERT_EQ(::tcflow(slave_.get(), TCOON), 0);
+  EXPECT_TRUE(draws([&](const std::string&) { return frames() >= before + 3; }));
   press("q");
   expect_given_back(0);
 }
