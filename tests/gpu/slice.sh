@@ -65,10 +65,11 @@ if wanted sanitize; then
   check memcheck slice 'CudaSlice.*:All/CudaLayers.*/1'
   check memcheck kernels '*'
   check memcheck wide_products '*FewRows*:*Halves*:*SeveralShare*:QuantisedRows.*'
+  check memcheck sampling '*-*Thousands*'
   for tool in racecheck initcheck; do
     check $tool slice 'CudaSlice.*'
     check $tool kernels 'Shapes/*/1:Widths/*/0:Rows/*/2'
-    check $tool sampling 'CudaSampling.Extremes*'
+    check $tool sampling 'CudaSampling.EveryKind*'
   done
 fi
 if wanted compare; then

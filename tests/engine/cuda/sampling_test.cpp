@@ -91,6 +91,17 @@ class Random {
   std::normal_distribution<float> normal_;
 };
 
+/// Small enough for compute-sanitizer's slower tools.
+TEST(CudaSampling, EveryKindOfCutInOneCall) {
+  Random random;
+  std::vector<Row> rows(4);
+  for (Row& row : rows) row.logits = random.logits(300);
+  rows[1].params = {.temperature = 1};
+  rows[2].params = {.temperature = 0.8f, .top_p = 0.9f, .top_k = 20};
+  rows[3].params = {.temperature = 1.2f, .min_p = 0.1f, .top_k = 7};
+  expect_the_samplers_tokens(rows, 5);
+}
+
 TEST(CudaSampling, ThousandsOfDrawsAreTheSamplers) {
   Random random;
   for (int call = 0; call < 200; ++call) {
