@@ -1,13 +1,10 @@
 #include "ctl/common/full_screen.h"
 
 #include <poll.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
-
-#include "ctl/common/terminal.h"
 
 namespace ds4::ctl {
 namespace {
@@ -20,12 +17,6 @@ struct sigaction g_previous_winch;  // NOLINT: a plain C struct, restored by the
 void on_resize(int) {}  // it is enough that poll() returns
 
 }  // namespace
-
-ScreenSize screen_size(int fd) {
-  winsize size{};
-  if (::ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0 || size.ws_row == 0) return {};
-  return {size.ws_col, size.ws_row};
-}
 
 FullScreen::FullScreen() {
   if (::tcgetattr(STDIN_FILENO, &before_) == 0) {

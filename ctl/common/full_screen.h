@@ -7,21 +7,14 @@
 #include <termios.h>
 
 #include <chrono>
-#include <cstddef>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include "ctl/common/terminal.h"
 #include "engine/base/result.h"
 
 namespace ds4::ctl {
-
-struct ScreenSize {
-  std::size_t columns = 80;
-  std::size_t lines = 24;
-};
-/// Of the terminal at `fd`; 80 x 24 when there is none.
-ScreenSize screen_size(int fd);
 
 /// On stdin and stdout, which must be terminals. At most one at a time.
 class FullScreen {

@@ -35,10 +35,10 @@ bool wants_colour(int fd) {
   return is_terminal(fd) && (no_color == nullptr || *no_color == '\0');
 }
 
-unsigned terminal_columns(int fd) {
+ScreenSize screen_size(int fd) {
   winsize size{};
-  if (::ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
-  return size.ws_col;
+  if (::ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0 || size.ws_row == 0) return {};
+  return {size.ws_col, size.ws_row};
 }
 
 void ignore_sigpipe() {

@@ -1,6 +1,7 @@
 #pragma once
 // What the tools know of the terminal and of Ctrl-C. Nothing here draws: decisions about text are
 // in the files that make the text.
+#include <cstddef>
 #include <string_view>
 
 #include "engine/base/result.h"
@@ -11,8 +12,13 @@ namespace ds4::ctl {
 bool is_terminal(int fd);
 /// Colour on a terminal unless NO_COLOR is set to anything (no-color.org).
 bool wants_colour(int fd);
-/// Columns of the terminal at `fd`; 80 when there is none.
-unsigned terminal_columns(int fd);
+
+struct ScreenSize {
+  std::size_t columns = 80;
+  std::size_t lines = 24;
+};
+/// Of the terminal at `fd`; 80 x 24 when there is none.
+ScreenSize screen_size(int fd);
 
 /// A reader that goes away (`| head`) shall be an error of write(2), not the end of the process.
 void ignore_sigpipe();

@@ -28,7 +28,7 @@ void write_stderr(std::string_view text) {
 
 }  // namespace
 
-std::string progress_bar(const NodeProgress& node, unsigned columns) {
+std::string progress_bar(const NodeProgress& node, std::size_t columns) {
   const std::uint64_t full = share(node, kBarCells);
   // On a narrow terminal the figures go first; what the node does always shows.
   std::string line =
@@ -71,7 +71,7 @@ void ProgressDisplay::update(const std::vector<NodeProgress>& nodes) {
 void ProgressDisplay::redraw(const std::vector<NodeProgress>& nodes) {
   std::string text;
   if (drawn_lines_ > 0) text += fmt::format("\x1b[{}A", drawn_lines_);
-  const unsigned columns = terminal_columns(STDERR_FILENO);
+  const std::size_t columns = screen_size(STDERR_FILENO).columns;
   for (const NodeProgress& node : nodes) {
     text += progress_bar(node, columns);
     text += "\x1b[K\n";

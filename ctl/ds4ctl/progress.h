@@ -11,7 +11,7 @@ namespace ds4::ctl {
 
 /// "alpha  0:2  loading  [#######---------]  43 %  8.60 GiB of 20.00 GiB, 12 s left", at most
 /// `columns` wide.
-std::string progress_bar(const NodeProgress& node, unsigned columns);
+std::string progress_bar(const NodeProgress& node, std::size_t columns);
 
 /// A line for every node whose state has changed since `before`, or that has passed another
 /// quarter.
