@@ -13,6 +13,11 @@ constexpr std::uint32_t kFewestRows = 16;       // worth a frame of their own
 /// What a batch costs beside its computing: wake-ups, the way to the next stage.
 constexpr std::chrono::microseconds kOwnCost{200};
 
+/// The power of two below, as an index.
+std::size_t size_of(std::uint32_t rows) {
+  return static_cast<std::size_t>(std::bit_width(rows)) - 1;
+}
+
 double mean(double former, double newest) {
   return former + (newest - former) * kNewest;
 }
@@ -25,7 +30,7 @@ bool BatchTimes::is_fresh(const Size& size) const {
 
 void BatchTimes::add(std::uint32_t rows, Time time) {
   assert(rows > 0);
-  Size& size = sizes_[static_cast<std::size_t>(std::bit_width(rows)) - 1];
+  Size& size = sizes_[size_of(rows)];
   ++batches_;
   const auto nanoseconds = static_cast<double>(time.count());
   const bool first = !is_fresh(size);
@@ -86,8 +91,11 @@ std::uint32_t BatchTimes::rows_to_pipeline(std::uint32_t rows, std::uint32_t sta
       least = time;
       best = size;
     }
-    if (size == most) return best;
+    if (size == most) break;
   }
+  // Larger ones were guessed in proportion, at which they never look better: one of them is tried.
+  const bool is_untried = best * 2 <= most && !is_fresh(sizes_[size_of(best * 2)]);
+  return is_untried && best * 2 * stages <= rows ? best * 2 : best;
 }
 
 }  // namespace ds4::agent

@@ -1,7 +1,10 @@
 #include "agent/stage/stage.h"
 
+#include <pthread.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <iterator>
@@ -37,6 +40,7 @@ struct Stage::Impl {
         place(where),
         runner(*slice, where, options),
         send(options.send),
+        most_awake(options.most_awake),
         event(make_event()),
         thread([this] { work(); }) {}
 
@@ -44,6 +48,7 @@ struct Stage::Impl {
     {
       const std::lock_guard lock(mutex);
       stopping = true;
+      something_came.store(true, std::memory_order_relaxed);
     }
     wake.notify_one();
     thread.join();
@@ -55,12 +60,14 @@ struct Stage::Impl {
       // An engine thread that never comes for its work is as hung as one that never ends it.
       if (stats.busy_since == Clock::time_point{}) stats.busy_since = inbound.arrived;
       inbox.push_back(std::move(inbound));
+      something_came.store(true, std::memory_order_relaxed);
     }
     wake.notify_one();
   }
 
   // The engine thread.
   void work() {
+    ::pthread_setname_np(::pthread_self(), "engine");
     std::vector<Inbound> taken;
     std::vector<Outgoing> out;
     while (take_inbox(taken)) {
@@ -74,21 +81,37 @@ struct Stage::Impl {
   /// Waits until there is something to do; false when it is time to end.
   bool take_inbox(std::vector<Inbound>& taken) {
     std::unique_lock lock(mutex);
-    if (runner.idle() && inbox.empty()) {
+    const bool is_idle = runner.idle() && inbox.empty();
+    if (!is_idle) {
+      came_soon = true;
+    } else {
       stats.busy_since = {};
       const auto idle_since = Clock::now();
       const auto wanted = [this] { return stopping || !inbox.empty(); };
+      if (came_soon) stay_awake(lock, idle_since + most_awake);
       if (const auto look = runner.next_look()) {
         wake.wait_until(lock, *look, wanted);
       } else {
         wake.wait(lock, wanted);
       }
-      runner.note_pause(Clock::now() - idle_since);
+      const auto pause = Clock::now() - idle_since;
+      came_soon = pause < most_awake;
+      runner.note_pause(pause);
     }
     if (stopping) return false;
     std::swap(taken, inbox);
+    something_came.store(false, std::memory_order_relaxed);
     stats.busy_since = Clock::now();
     return true;
+  }
+
+  /// Between two steps of a stream another stage computes. A core that went to sleep meanwhile
+  /// takes longer to wake than a small step takes, and everything on a frame's way here waits for
+  /// it; so this thread keeps its core awake, and lets every other thread have it first.
+  void stay_awake(std::unique_lock<std::mutex>& lock, Clock::time_point until) {
+    lock.unlock();
+    while (!something_came.load(std::memory_order_relaxed) && Clock::now() < until) ::sched_yield();
+    lock.lock();
   }
 
   void accept(Inbound inbound, std::vector<Outgoing>& out) {
@@ -148,6 +171,10 @@ struct Stage::Impl {
 
   std::mutex sending;  // held while `send` is called
   std::function<bool(Outgoing&)> send;
+  const std::chrono::nanoseconds most_awake;
+  bool came_soon = false;  // work, the last time there was none
+  std::atomic<bool> something_came{
+      false};  // set by submit() for stay_awake(); `mutex` guards all else
   const UniqueFd event;
 
   std::mutex mutex;  // guards everything below

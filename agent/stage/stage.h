@@ -67,6 +67,9 @@ struct StageOptions {
   /// Sends a frame to another stage; called by the engine thread. False if that is unreachable:
   /// then the frame is lost, and drain() says so. None: all frames wait for drain().
   std::function<bool(Outgoing&)> send = {};
+  /// Where work last came within this time, the engine thread yields its core instead of sleeping,
+  /// for this time at most; 0: it sleeps.
+  std::chrono::microseconds most_awake{1000};
   KvDiskOptions disk{};
   /// By which batches are timed.
   std::function<std::chrono::steady_clock::time_point()> clock = std::chrono::steady_clock::now;

@@ -68,6 +68,24 @@ TEST(BatchTimes, APromptGoesInSmallerBatchesWhereABatchItselfCostsLittle) {
   EXPECT_EQ(cheap.rows_to_pipeline(4096, 1, 512), 512U) << "nobody else to keep busy";
 }
 
+/// Seen from small batches alone, large ones look no better than they are in proportion.
+TEST(BatchTimes, ALargerSizeIsTriedOnceAndKeptWhereItIsBetter) {
+  const auto seen_small = [] {
+    BatchTimes times;
+    for (std::uint32_t rows = 1; rows <= 64; rows *= 2) times.add(rows, rows * microseconds(100));
+    return times;
+  };
+  BatchTimes slow = seen_small(), fast = seen_small();
+  const std::uint32_t tried = slow.rows_to_pipeline(4096, 2, 512);
+  ASSERT_GT(tried, 127U);
+  ASSERT_EQ(fast.rows_to_pipeline(4096, 2, 512), tried);
+  slow.add(tried, tried * microseconds(200));
+  fast.add(tried, tried * microseconds(50));
+  EXPECT_LT(slow.rows_to_pipeline(4096, 2, 512), 128U);
+  EXPECT_GE(fast.rows_to_pipeline(4096, 2, 512), tried);
+  EXPECT_LT(seen_small().rows_to_pipeline(200, 2, 512), 128U) << "too few to keep both stages busy";
+}
+
 /// The sizes of one's choice are compared with every other by simulating the pipeline.
 TEST(BatchTimes, NoOtherSizeIsMuchSooner) {
   for (const std::uint32_t fixed_us : {50U, 500U, 5000U, 50000U}) {

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 
+#include <filesystem>
+#include <fstream>
 #include <future>
 #include <map>
+#include <thread>
 
 #include "tests/agent/stage/fake_slice.h"
 
@@ -66,6 +69,51 @@ TEST(Stage, TheEventIsReadableUntilDrained) {
   EXPECT_EQ(std::get<wire::TokenFrame>(out[0].frame).outcomes[0].token,
             test::greedy_answer({1, 2, 3}, 1)[0]);
   EXPECT_FALSE(is_readable(*stage));
+}
+
+/// Whether the engine thread is found running (true) or asleep for ten looks in a row, within ten
+/// seconds.
+bool engine_thread_stays(bool running) {
+  const auto look = []() -> char {
+    for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::ifstream stat(task.path() / "stat");
+      const std::string text((std::istreambuf_iterator<char>(stat)), {});
+      if (text.find("(engine)") != text.npos) return text.at(text.rfind(')') + 2);
+    }
+    return '?';
+  };
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  for (int found = 0; found < 10;) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    found = look() == (running ? 'R' : 'S') ? found + 1 : 0;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
+
+TEST(Stage, StaysAwakeWhereWorkCameSoonAndSleepsWhereItDoesNot) {
+  const auto stage_awake_for = [](std::chrono::microseconds most) {
+    StageOptions options;
+    options.most_awake = most;
+    auto stage = std::make_unique<Stage>(
+        std::make_unique<FakeSlice>(FakeOptions{}, std::make_shared<FakeControl>()),
+        StagePlace{kEpoch, 0, 1}, options);
+    for (const std::uint64_t session : {1, 2}) {
+      stage->submit(wire::WorkFrame{kEpoch, {item(session, {1})}, {}});
+      wait_and_drain(*stage);
+    }
+    return stage;
+  };
+  {
+    const auto stage = stage_awake_for(std::chrono::hours(1));
+    EXPECT_TRUE(engine_thread_stays(true));
+    stage->submit(wire::WorkFrame{kEpoch, {item(3, {1})}, {}});
+    EXPECT_EQ(wait_and_drain(*stage).size(), 1U);
+  }
+  const auto brief = stage_awake_for(std::chrono::milliseconds(50));
+  EXPECT_TRUE(engine_thread_stays(false));
+  const auto never = stage_awake_for(std::chrono::microseconds(0));
+  EXPECT_TRUE(engine_thread_stays(false));
 }
 
 /// A first stage of two, and what it sends from its own thread.
