@@ -277,7 +277,10 @@ void DataPlane::on_work(const Incoming& frame) {
   for (const wire::WorkItem& item : work->items) {
     if (item.entry != route_->index) foreign_[item.session] = item.entry;
   }
-  running_->stage->submit(std::move(*work));
+  if (!running_->stage->submit(std::move(*work))) {
+    on_complaint(
+        "dropped work of another agent: more waits here already than the route's agents send");
+  }
 }
 
 void DataPlane::on_close(wire::CloseFrame frame) {

@@ -26,6 +26,14 @@ struct Inbound {
   Clock::time_point arrived = Clock::now();
 };
 
+std::uint64_t rows_of(const Inbound& inbound) {
+  std::uint64_t rows = 0;
+  if (const auto* work = std::get_if<wire::WorkFrame>(&inbound.frame)) {
+    for (const wire::WorkItem& item : work->items) rows += item.tokens.size();
+  }
+  return rows;
+}
+
 UniqueFd make_event() {
   const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (fd < 0) throw std::system_error(errno, std::generic_category(), "eventfd of a stage");
@@ -54,15 +62,20 @@ struct Stage::Impl {
     thread.join();
   }
 
-  void submit(Inbound inbound) {
+  bool submit(Inbound inbound) {
+    const std::uint64_t rows = rows_of(inbound);
     {
       const std::lock_guard lock(mutex);
+      if (rows > 0 && stats.waiting_rows >= kMostWaitingRows * place.count) return false;
+      inbox_rows += rows;
+      stats.waiting_rows += rows;
       // An engine thread that never comes for its work is as hung as one that never ends it.
       if (stats.busy_since == Clock::time_point{}) stats.busy_since = inbound.arrived;
       inbox.push_back(std::move(inbound));
       something_came.store(true, std::memory_order_relaxed);
     }
     wake.notify_one();
+    return true;
   }
 
   // The engine thread.
@@ -100,6 +113,7 @@ struct Stage::Impl {
     }
     if (stopping) return false;
     std::swap(taken, inbox);
+    inbox_rows = 0;
     something_came.store(false, std::memory_order_relaxed);
     stats.busy_since = Clock::now();
     return true;
@@ -151,7 +165,7 @@ struct Stage::Impl {
       const std::lock_guard lock(mutex);
       stats.sessions = runner.sessions();
       stats.kv_bytes = kv_bytes;
-      stats.waiting_rows = runner.waiting_rows();
+      stats.waiting_rows = runner.waiting_rows() + inbox_rows;
       stats.work = runner.work();
       stats.sent_frames = sent_frames;
       stats.send_time = send_time;
@@ -180,6 +194,7 @@ struct Stage::Impl {
   std::mutex mutex;  // guards everything below
   std::condition_variable wake;
   std::vector<Inbound> inbox;
+  std::uint64_t inbox_rows = 0;
   std::vector<Outgoing> outbox;
   StageStats stats;
   bool stopping = false;
@@ -205,8 +220,8 @@ std::uint64_t Stage::floats_per_row() const {
   return std::uint64_t{params().n_streams} * params().n_embd;
 }
 
-void Stage::submit(wire::WorkFrame frame) {
-  if (frame.epoch == impl_->place.epoch) impl_->submit({std::move(frame)});
+bool Stage::submit(wire::WorkFrame frame) {
+  return frame.epoch != impl_->place.epoch || impl_->submit({std::move(frame)});
 }
 
 void Stage::submit(wire::CloseFrame frame) {

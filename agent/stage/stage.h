@@ -75,6 +75,10 @@ struct StageOptions {
   std::function<std::chrono::steady_clock::time_point()> clock = std::chrono::steady_clock::now;
 };
 
+/// Rows of work, for each stage of the route, beyond which a stage takes no more. Entries have
+/// fewer under way; a peer that does not care shall not fill this machine's memory.
+inline constexpr std::uint64_t kMostWaitingRows = 16'384;
+
 /// What the engine thread has done; wire::StageFigures says what each is.
 struct StageWork {
   std::uint64_t batches = 0;
@@ -115,8 +119,9 @@ class Stage {
   std::uint64_t floats_per_row() const;  // n_streams * n_embd
 
   /// Frames of other epochs are dropped, as are frames with an item whose entry is not a stage of
-  /// the route. Never blocks.
-  void submit(wire::WorkFrame frame);
+  /// the route. Never blocks. False: so much waits that this work is dropped, as if it were lost on
+  /// the way.
+  bool submit(wire::WorkFrame frame);
   void submit(wire::CloseFrame frame);
   void submit(wire::ForkFrame frame);
 

@@ -226,6 +226,27 @@ TEST(Stage, WhatArrivesDuringABatchBecomesTheNextOne) {
   EXPECT_EQ(control->calls()[1].sessions.size(), 5U);
 }
 
+TEST(Stage, TakesNoMoreWorkWhenTooMuchWaits) {
+  const auto control = std::make_shared<FakeControl>();
+  const auto stage = make_stage({}, {kEpoch, 0, 1}, control);
+  control->close_gate();
+  ASSERT_TRUE(stage->submit(wire::WorkFrame{kEpoch, {item(1, {1})}, {}}));
+  control->wait_until_inside();
+  const std::vector<std::int32_t> tokens(1024, 1);
+  std::uint64_t taken = 0;
+  while (taken < 100 && stage->submit(wire::WorkFrame{kEpoch, {item(2 + taken, tokens)}, {}})) {
+    ++taken;
+  }
+  EXPECT_EQ(taken, kMostWaitingRows / tokens.size());
+  EXPECT_GE(stage->stats().waiting_rows, kMostWaitingRows);
+  for (std::uint64_t session = 1; session < 2 + taken; ++session) {
+    stage->submit(wire::CloseFrame{kEpoch, {session}});  // never refused
+  }
+  control->open_gate();
+  while (stage->stats().waiting_rows > 0 || stage->stats().sessions > 0) std::this_thread::yield();
+  EXPECT_TRUE(stage->submit(wire::WorkFrame{kEpoch, {item(1, {1})}, {}}));
+}
+
 TEST(Stage, DestructionWaitsForTheBatchInProgressAndDropsTheRest) {
   const auto control = std::make_shared<FakeControl>();
   auto stage = make_stage({}, {kEpoch, 0, 1}, control);
