@@ -70,13 +70,13 @@ saw "$(journal | grep -m 1 -i watchdog)"
 step "a hung engine thread, too"
 # Its thread alone is stopped, as ptrace can; the main loop lives.
 cat >/root/hang.pl <<'PERL'
-# Stops every thread of a process but the first, and keeps them stopped for as long as this lives.
+# Stops the engine thread of a process, and keeps it stopped for as long as this lives.
 my $pid = shift;
 my ($ptrace, $seize, $interrupt) = (101, 0x4206, 0x4207);
 opendir(my $tasks, "/proc/$pid/task") or die;
 for my $tid (grep { /^\d+$/ && $_ != $pid } readdir $tasks) {
   open(my $file, "<", "/proc/$pid/task/$tid/comm"); my $name = <$file>; chomp $name;
-  next unless $name eq "ds4d";  # not libzmq's, which have names of their own
+  next unless $name eq "engine";
   syscall($ptrace, $seize, $tid + 0, 0, 0) == 0 or die "seize $tid: $!";
   syscall($ptrace, $interrupt, $tid + 0, 0, 0) == 0 or die "interrupt $tid: $!";
   print "stopped thread $tid ($name)\n";

@@ -143,7 +143,7 @@ void describe(const ds4::CudaWeights& weights, std::uint64_t free_before, std::u
               double pinned_rate) {
   const ds4::LoadFigures& figures = weights.figures();
   const double seconds = std::chrono::duration<double>(figures.took).count();
-  say("{}", weights.describe());
+  say("{}", weights.cover().describe());
   say("{:.2f} GiB copied, {:.2f} GiB taken over, in {:.3f} s", gib(figures.read_bytes),
       gib(figures.adopted_bytes), seconds);
   if (figures.read_bytes > 0) {
