@@ -165,21 +165,35 @@ Result<void> KvFileReader::finish() const {
 
 // ---- writing ---------------------------------------------------------------------------------
 
-Result<void> write_kv_file(int file, const KvPlace& place, std::uint64_t maker,
-                           const KvPieces& pieces, const std::function<bool()>& go_on) {
-  KvHash hash;
-  for (const auto piece : pieces) hash.add(piece);
-  const std::string header = encode(KvFileHeader{place, maker, bytes_of(pieces), hash.value()});
-  DS4_TRY(write_all(file, std::as_bytes(std::span(header))));
+namespace {
+
+/// Every byte in turn, a step at a time, for as long as somebody wants it.
+template <typename Take>
+Result<void> in_steps(const KvPieces& pieces, const std::function<bool()>& go_on, Take&& take) {
   for (std::span<const std::byte> piece : pieces) {
     while (!piece.empty()) {
       if (!go_on()) return fail(ErrorCode::kCancelled, "nobody wants this cache any more");
       const auto step = piece.first(std::min(piece.size(), kStepBytes));
-      DS4_TRY(write_all(file, step));
+      DS4_TRY(take(step));
       piece = piece.subspan(step.size());
     }
   }
   return {};
+}
+
+}  // namespace
+
+Result<void> write_kv_file(int file, const KvPlace& place, std::uint64_t maker,
+                           const KvPieces& pieces, const std::function<bool()>& go_on) {
+  KvHash hash;
+  DS4_TRY(in_steps(pieces, go_on, [&](std::span<const std::byte> step) -> Result<void> {
+    hash.add(step);
+    return {};
+  }));
+  const std::string header = encode(KvFileHeader{place, maker, bytes_of(pieces), hash.value()});
+  DS4_TRY(write_all(file, std::as_bytes(std::span(header))));
+  return in_steps(pieces, go_on,
+                  [&](std::span<const std::byte> step) { return write_all(file, step); });
 }
 
 }  // namespace ds4::agent

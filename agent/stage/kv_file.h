@@ -79,8 +79,8 @@ class KvFileReader {
   std::unique_ptr<KvHash> hash_;
 };
 
-/// The whole file, from the descriptor's place on. `go_on` is asked every few MiB: false ends with
-/// kCancelled.
+/// The whole file, from the descriptor's place on. The bytes are read twice: the header, which
+/// comes first, has their hash. `go_on` is asked every few MiB of both: false ends with kCancelled.
 Result<void> write_kv_file(int file, const KvPlace& place, std::uint64_t maker,
                            const KvPieces& pieces, const std::function<bool()>& go_on);
 

@@ -104,15 +104,24 @@ TEST(KvFile, APlaceThatNoSessionHasIsRefused) {
   }
 }
 
-TEST(KvFile, AWriteThatNobodyWantsAnyMoreEnds) {
-  const UniqueFd file = empty_file();
+TEST(KvFile, AWriteThatNobodyWantsAnyMoreEndsWhereverItIs) {
   const auto payload = counting(20U << 20);
-  int asked = 0;
-  const auto written =
-      write_kv_file(file.get(), kPlace, kMaker, {std::span(payload)}, [&] { return ++asked < 3; });
-  ASSERT_FALSE(written);
-  EXPECT_EQ(written.error().code, ErrorCode::kCancelled);
-  EXPECT_EQ(asked, 3);
+  const KvPieces pieces = {std::span(payload)};
+  int steps = 0;
+  ASSERT_TRUE(write_kv_file(empty_file().get(), kPlace, kMaker, pieces, [&] { return ++steps; }));
+  ASSERT_EQ(steps, 2 * 5) << "each byte is hashed and written";
+  for (int last = 1; last <= steps; ++last) {
+    const UniqueFd file = empty_file();
+    int asked = 0;
+    const auto written =
+        write_kv_file(file.get(), kPlace, kMaker, pieces, [&] { return ++asked < last; });
+    ASSERT_FALSE(written) << last;
+    EXPECT_EQ(written.error().code, ErrorCode::kCancelled);
+    EXPECT_EQ(asked, last);
+    // Nothing is written while it is hashed, and then no more than was asked for.
+    const ::off_t most = last <= 5 ? 0 : kKvHeaderBytes + (::off_t{last - 6} << 22);
+    EXPECT_EQ(::lseek(file.get(), 0, SEEK_END), most) << last;
+  }
 }
 
 }  // namespace
