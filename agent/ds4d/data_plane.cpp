@@ -24,7 +24,7 @@ bool send_away(Links& links, Outgoing& out) {
     if constexpr (std::is_same_v<std::decay_t<decltype(frame)>, Unsent>)
       return false;
     else
-      return links.send(out.to, std::move(frame));
+      return links.send(out.to, std::move(frame)).has_value();
   };
   return std::visit(send, out.frame);
 }

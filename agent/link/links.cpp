@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <exception>
+#include <initializer_list>
 #include <map>
 #include <mutex>
 #include <zmq.hpp>
@@ -56,9 +58,16 @@ std::span<const std::byte> bytes_of(const zmq::message_t& message) {
 template <typename T>
 zmq::message_t adopt(std::vector<T> values) {
   if (values.empty()) return zmq::message_t();
-  auto* owned = new std::vector<T>(std::move(values));
-  return {owned->data(), owned->size() * sizeof(T),
-          [](void*, void* hint) { delete static_cast<std::vector<T>*>(hint); }, owned};
+  auto owned = std::make_unique<std::vector<T>>(std::move(values));
+  zmq::message_t message(
+      owned->data(), owned->size() * sizeof(T),
+      [](void*, void* hint) { delete static_cast<std::vector<T>*>(hint); }, owned.get());
+  (void)owned.release();  // not before nothing can fail any more
+  return message;
+}
+
+std::optional<zmq::message_t> no_streams() {
+  return std::nullopt;
 }
 
 std::uint64_t now_us() {
@@ -182,21 +191,49 @@ struct Links::Impl {
     }
   }
 
-  bool send(std::uint32_t stage, wire::MessageKind kind, const std::string& header,
-            std::optional<zmq::message_t> streams = {}) {
-    std::vector<zmq::message_t> messages;
-    messages.emplace_back(wire::encode_kind(kind));
-    messages.emplace_back(header);
-    if (streams) messages.push_back(std::move(*streams));
+  Result<void> send(std::uint32_t stage, std::span<zmq::message_t> messages) {
     std::uint64_t bytes = 0;
     for (const zmq::message_t& message : messages) bytes += message.size();
     const std::lock_guard lock(sending);
     const auto link = links.find(stage);
-    if (link == links.end()) return false;
-    if (!send(link->second.work, messages)) return false;
+    if (link == links.end()) {
+      return fail(ErrorCode::kUnavailable, fmt::format("there is no link to stage {}", stage));
+    }
+    if (!send(link->second.work, messages)) {
+      return fail(ErrorCode::kUnavailable,
+                  fmt::format("stage {} takes no frames: as many as may wait for it do", stage));
+    }
     ++link->second.figures.frames_sent;
     link->second.figures.bytes_sent += bytes;
-    return true;
+    return {};
+  }
+
+  /// `make_streams` gives the part behind the header, if there is one.
+  template <typename Frame, typename MakeStreams>
+  Result<void> send(std::uint32_t stage, wire::MessageKind kind, const Frame& frame,
+                    MakeStreams&& make_streams) {
+    try {
+      std::vector<zmq::message_t> messages;
+      messages.emplace_back(wire::encode_kind(kind));
+      messages.emplace_back(wire::encode(frame));
+      if (std::optional<zmq::message_t> streams = make_streams()) {
+        messages.push_back(*std::move(streams));
+      }
+      return send(stage, messages);
+    } catch (const std::exception& error) {  // no memory, in the library's words or in C++'s
+      return fail(ErrorCode::kResourceExhausted,
+                  fmt::format("a frame for stage {} could not be made: {}", stage, error.what()));
+    }
+  }
+
+  /// A message of these parts. Whoever is not there, or has a full queue, misses them.
+  void offer(zmq::socket_t& socket, std::initializer_list<std::string_view> texts) {
+    try {
+      std::vector<zmq::message_t> messages(texts.begin(), texts.end());
+      (void)send(socket, messages);
+    } catch (const std::exception&) {
+      // No memory for it: it is missed as well.
+    }
   }
 
   /// One message, all its parts; false if there is none.
@@ -243,11 +280,10 @@ struct Links::Impl {
   /// The number alone comes back: nobody gets more bytes than he sent.
   void answer_probe(const Incoming& probe) {
     if (probe.parts[0].size() != kProbeHeaderBytes) return drop("it is a probe without a number");
-    std::vector<zmq::message_t> messages;
-    messages.emplace_back(probe.sender);
-    messages.emplace_back(wire::encode_kind(wire::MessageKind::kProbe));
-    messages.emplace_back(probe.parts[0].data(), probe.parts[0].size());
-    (void)send(router, messages);
+    const auto number = probe.parts[0];
+    offer(router, {probe.sender,
+                   wire::encode_kind(wire::MessageKind::kProbe),
+                   {reinterpret_cast<const char*>(number.data()), number.size()}});
   }
 
   void count_received(const Incoming& message) {
@@ -338,11 +374,7 @@ bool Links::receive(const std::function<void(const Incoming&)>& handler) {
 }
 
 void Links::reply(std::string_view sender, const std::string& json) {
-  std::vector<zmq::message_t> messages;
-  messages.emplace_back(sender);
-  messages.emplace_back(wire::encode_kind(wire::MessageKind::kControl));
-  messages.emplace_back(json);
-  (void)impl_->send(impl_->router, messages);
+  impl_->offer(impl_->router, {sender, wire::encode_kind(wire::MessageKind::kControl), json});
 }
 
 Result<void> Links::connect(std::span<const wire::StageSpec> route, std::uint32_t own) {
@@ -376,27 +408,29 @@ void Links::disconnect() {
   impl_->links.clear();
 }
 
-bool Links::send(std::uint32_t stage, wire::WorkFrame frame) {
+Result<void> Links::send(std::uint32_t stage, wire::WorkFrame frame) {
   frame.activations = impl_->config.activations;
-  auto streams = frame.activations == wire::Activations::kBf16 ? adopt(wire::to_bf16(frame.streams))
-                                                               : adopt(std::move(frame.streams));
-  return impl_->send(stage, wire::MessageKind::kWork, wire::encode(frame), std::move(streams));
+  return impl_->send(stage, wire::MessageKind::kWork, frame, [&] {
+    return std::optional(frame.activations == wire::Activations::kBf16
+                             ? adopt(wire::to_bf16(frame.streams))
+                             : adopt(std::move(frame.streams)));
+  });
 }
 
-bool Links::send(std::uint32_t stage, const wire::TokenFrame& frame) {
-  return impl_->send(stage, wire::MessageKind::kToken, wire::encode(frame));
+Result<void> Links::send(std::uint32_t stage, const wire::TokenFrame& frame) {
+  return impl_->send(stage, wire::MessageKind::kToken, frame, no_streams);
 }
 
-bool Links::send(std::uint32_t stage, const wire::CloseFrame& frame) {
-  return impl_->send(stage, wire::MessageKind::kClose, wire::encode(frame));
+Result<void> Links::send(std::uint32_t stage, const wire::CloseFrame& frame) {
+  return impl_->send(stage, wire::MessageKind::kClose, frame, no_streams);
 }
 
-bool Links::send(std::uint32_t stage, const wire::ForkFrame& frame) {
-  return impl_->send(stage, wire::MessageKind::kFork, wire::encode(frame));
+Result<void> Links::send(std::uint32_t stage, const wire::ForkFrame& frame) {
+  return impl_->send(stage, wire::MessageKind::kFork, frame, no_streams);
 }
 
-bool Links::send(std::uint32_t stage, const wire::ErrorFrame& frame) {
-  return impl_->send(stage, wire::MessageKind::kError, wire::encode(frame));
+Result<void> Links::send(std::uint32_t stage, const wire::ErrorFrame& frame) {
+  return impl_->send(stage, wire::MessageKind::kError, frame, no_streams);
 }
 
 void Links::ping(const wire::PingFrame& frame) {
@@ -405,10 +439,7 @@ void Links::ping(const wire::PingFrame& frame) {
     timed.sent_us = now_us();
     timed.echo_us = link.heard_sent_us;
     timed.held_us = timed.sent_us - link.heard_at_us;
-    std::vector<zmq::message_t> messages;
-    messages.emplace_back(wire::encode_kind(wire::MessageKind::kPing));
-    messages.emplace_back(wire::encode(timed));
-    (void)impl_->send(link.pings, messages);
+    impl_->offer(link.pings, {wire::encode_kind(wire::MessageKind::kPing), wire::encode(timed)});
   }
 }
 

@@ -86,13 +86,14 @@ class Links {
   Result<void> connect(std::span<const wire::StageSpec> route, std::uint32_t own);
   void disconnect();
 
-  // From any thread. False if the stage is unreachable: its queue is full, or there is no such
-  // link.
-  bool send(std::uint32_t stage, wire::WorkFrame frame);
-  bool send(std::uint32_t stage, const wire::TokenFrame& frame);
-  bool send(std::uint32_t stage, const wire::CloseFrame& frame);
-  bool send(std::uint32_t stage, const wire::ForkFrame& frame);
-  bool send(std::uint32_t stage, const wire::ErrorFrame& frame);
+  // From any thread. After an error the frame is lost, and nothing of it was sent: kUnavailable if
+  // the stage's queue is full or there is no such link, kResourceExhausted if there is no memory
+  // for it.
+  Result<void> send(std::uint32_t stage, wire::WorkFrame frame);
+  Result<void> send(std::uint32_t stage, const wire::TokenFrame& frame);
+  Result<void> send(std::uint32_t stage, const wire::CloseFrame& frame);
+  Result<void> send(std::uint32_t stage, const wire::ForkFrame& frame);
+  Result<void> send(std::uint32_t stage, const wire::ErrorFrame& frame);
   /// To every linked stage; not connected ones miss it. Each gets times of its own in it, by which
   /// it measures the round trip.
   void ping(const wire::PingFrame& frame);

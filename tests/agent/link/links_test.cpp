@@ -2,8 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <fstream>
 #include <optional>
 #include <thread>
 #include <zmq.hpp>
@@ -235,10 +238,62 @@ TEST_F(TwoNodes, FramesAndTheirBytesAreCountedOnBothSidesOfALink) {
 
 TEST_F(TwoNodes, AStageWithoutLinkIsUnreachable) {
   EXPECT_FALSE(a->send(0, wire::CloseFrame{1, {9}}));  // itself
-  EXPECT_FALSE(a->send(7, wire::CloseFrame{1, {9}}));
+  const auto sent = a->send(7, wire::CloseFrame{1, {9}});
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, ErrorCode::kUnavailable);
+  EXPECT_THAT(sent.error().message, HasSubstr("stage 7"));
   a->disconnect();
   EXPECT_FALSE(a->send(1, wire::CloseFrame{1, {9}}));
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they have an allocator apart
+
+/// While it lives, this process gets no more memory than it has, but in small pieces.
+class NoMoreMemory {
+ public:
+  NoMoreMemory() {
+    ::getrlimit(RLIMIT_AS, &former_);
+    std::ifstream figures("/proc/self/statm");
+    rlim_t pages = 0;
+    figures >> pages;
+    const rlimit limit{pages * static_cast<rlim_t>(::sysconf(_SC_PAGESIZE)), former_.rlim_max};
+    ::setrlimit(RLIMIT_AS, &limit);
+  }
+  ~NoMoreMemory() { ::setrlimit(RLIMIT_AS, &former_); }
+
+ private:
+  rlimit former_{};
+};
+
+TEST_F(TwoNodes, AFrameThereIsNoMemoryForIsATypedErrorAndTheNextOneLeaves) {
+  wire::WorkFrame work;
+  work.epoch = 1;
+  work.items.resize(wire::kMaxItems);
+  for (auto& item : work.items) item.tokens.assign(16'384, 1);  // 64 MiB of them
+  Result<void> sent;
+  {
+    const NoMoreMemory until_it_failed;
+    sent = a->send(1, std::move(work));
+  }
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_THAT(sent.error().message, HasSubstr("a frame for stage 1 could not be made"));
+  ASSERT_TRUE(a->send(1, wire::CloseFrame{1, {9}}));
+  EXPECT_EQ(take(*b).kind, wire::MessageKind::kClose);
+  EXPECT_EQ(a->figures().at(0).frames_sent, 1U);
+}
+
+TEST_F(TwoNodes, AReplyThereIsNoMemoryForIsMissedAndNothingElse) {
+  const std::string json(64U << 20, ' ');
+  {
+    const NoMoreMemory until_it_failed;
+    a->reply("nobody", json);
+  }
+  ASSERT_TRUE(a->send(1, wire::CloseFrame{1, {9}}));
+  EXPECT_EQ(take(*b).kind, wire::MessageKind::kClose);
+}
+
+#endif
 
 TEST(Links, AFullQueueIsUnreachableAndDoesNotBlock) {
   auto a = bind();
