@@ -248,7 +248,8 @@ TEST_F(TwoNodes, AStageWithoutLinkIsUnreachable) {
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they have an allocator apart
 
-/// While it lives, this process gets no more memory than it has, but in small pieces.
+/// While it lives, this process gets little more memory than it has: enough for the library's
+/// threads, which end the process where they have none.
 class NoMoreMemory {
  public:
   NoMoreMemory() {
@@ -256,7 +257,8 @@ class NoMoreMemory {
     std::ifstream figures("/proc/self/statm");
     rlim_t pages = 0;
     figures >> pages;
-    const rlimit limit{pages * static_cast<rlim_t>(::sysconf(_SC_PAGESIZE)), former_.rlim_max};
+    const rlimit limit{pages * static_cast<rlim_t>(::sysconf(_SC_PAGESIZE)) + (16U << 20),
+                       former_.rlim_max};
     ::setrlimit(RLIMIT_AS, &limit);
   }
   ~NoMoreMemory() { ::setrlimit(RLIMIT_AS, &former_); }
