@@ -12,30 +12,56 @@ __device__ __forceinline__ float sigmoid(float x) {
   return __fdiv_rn(1.0f, __fadd_rn(1.0f, expf(-x)));
 }
 
-/// The pending output at column `e` of a row.
-__device__ __forceinline__ float pending_value(const Pending& pending, const Sizes& sizes,
+template <int kCount>
+__device__ __forceinline__ void load_floats(const float* p, float (&v)[kCount]) {
+  static_assert(kCount == 1 || kCount == 4);
+  if constexpr (kCount == 1) {
+    v[0] = *p;
+  } else {
+    const float4 four = *reinterpret_cast<const float4*>(p);
+    v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+  }
+}
+
+/// The pending output at a row's columns from `e` on. `entry` and `weight`: the row's, of
+/// Pending::row_entry and row_weight.
+template <int kCount>
+__device__ __forceinline__ void pending_values(const Pending& pending, const Sizes& sizes,
                                                std::uint32_t row, std::uint32_t rows,
-                                               std::uint32_t e) {
+                                               std::uint32_t e, const std::uint32_t* entry,
+                                               const float* weight, float (&y)[kCount]) {
   const std::size_t width = sizes.n_embd;
-  if (pending.y != nullptr) return pending.y[row * width + e];
+  if (pending.y != nullptr) return load_floats(pending.y + row * width + e, y);
   // Loads first, sums then: each load is a wait of its own otherwise.
   constexpr std::uint32_t kAtOnce = 8;
   const std::uint32_t used = sizes.n_expert_used;
-  float total = 0;
+  float shared[kCount], total[kCount] = {};
+  load_floats(pending.down + (std::size_t{rows} * used + row) * width + e, shared);
   for (std::uint32_t first = 0; first < used; first += kAtOnce) {
-    float value[kAtOnce], weight[kAtOnce];
+    float value[kAtOnce][kCount], factor[kAtOnce];
 #pragma unroll
     for (std::uint32_t i = 0; i < kAtOnce; ++i) {
       if (first + i >= used) continue;
-      const std::size_t at = std::size_t{row} * used + first + i;
-      value[i] = pending.down[pending.row_entry[at] * width + e];
-      weight[i] = pending.row_weight[at];
+      load_floats(pending.down + entry[first + i] * width + e, value[i]);
+      factor[i] = weight[first + i];
     }
 #pragma unroll
     for (std::uint32_t i = 0; i < kAtOnce; ++i)
-      if (first + i < used) total = __fmaf_rn(value[i], weight[i], total);
+#pragma unroll
+      for (int k = 0; k < kCount; ++k)
+        if (first + i < used) total[k] = __fmaf_rn(value[i][k], factor[i], total[k]);
   }
-  return __fadd_rn(total, pending.down[(std::size_t{rows} * used + row) * width + e]);
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) y[k] = __fadd_rn(total[k], shared[k]);
+}
+__device__ __forceinline__ float pending_value(const Pending& pending, const Sizes& sizes,
+                                               std::uint32_t row, std::uint32_t rows,
+                                               std::uint32_t e) {
+  const std::size_t first = std::size_t{row} * sizes.n_expert_used;
+  float y[1];
+  pending_values(pending, sizes, row, rows, e, pending.row_entry + first,
+                 pending.row_weight + first, y);
+  return y[0];
 }
 
 /// s[d] = post[d] * y + sum_s cross[s][d] * s[s]

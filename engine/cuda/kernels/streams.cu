@@ -1,13 +1,6 @@
 // The four residual streams: filled from the embedding, read and mixed before every block.
-//
-// A row is the work of a cluster of up to eight blocks, each with its share of the columns of all
-// four streams. One exchange through the cluster's shared memory is enough: the norm of the mixed
-// row follows from the ten products of the streams with one another, which are summed up together
-// with the outputs of the hyper-connection.
-#include <cooperative_groups.h>
-
-#include "engine/cuda/kernels/mixing.cuh"
-#include "engine/cuda/kernels/quantised.cuh"
+// entering.cuh says how the latter is shared out.
+#include "engine/cuda/kernels/entering.cuh"
 
 namespace ds4::cuda {
 namespace {
@@ -15,14 +8,6 @@ namespace {
 namespace cg = cooperative_groups;
 
 constexpr unsigned kThreads = 256, kWarps = kThreads / kWarp;
-constexpr int kPairs = 10;  // of four streams, each with itself and the others
-
-/// As many blocks as leave each whole groups of the columns whose sums become integers together.
-unsigned cluster_of(std::uint32_t width) {
-  unsigned blocks = 8;
-  while (blocks > 1 && width % (blocks * kSumBlockColumns) != 0) blocks /= 2;
-  return blocks;
-}
 
 /// Eight weights in a row, as they lie in memory.
 template <typename T>
@@ -53,66 +38,18 @@ struct Eight<float> {
   }
 };
 
-__device__ __forceinline__ void load8(const float* p, float (&v)[8]) {
-#pragma unroll
-  for (int k = 0; k < 8; k += 4)
-    *reinterpret_cast<float4*>(v + k) = *reinterpret_cast<const float4*>(p + k);
-}
-
-struct EnterArgs {
-  Sizes sizes;
-  const void* fn;
-  const float* base;
-  const float* scale;
-  const float* norm;
-  Pending pending;
-  const std::uint32_t* wanted;  // rows, or null: all
-  std::uint32_t n;
-  float* streams;
-  const float* mix;
-  float* logits;
-  BlockInput x;
-};
-
-/// What a row's sums make of it.
-template <int kOutputs>
-struct Mixed {
-  float inverse, pre[kStreamCount], scale;
-
-  __device__ Mixed(const EnterArgs& args, const float* total) {
-    const float* products = total + kOutputs;  // 00 01 02 03 11 12 13 22 23 33
-    const std::uint32_t width = args.sizes.n_embd;
-    const float mean = (products[0] + products[4] + products[7] + products[9]) /
-                       static_cast<float>(kStreamCount * width);
-    inverse = 1.0f / sqrtf(mean + args.sizes.rms_eps);
-#pragma unroll
-    for (int s = 0; s < kStreamCount; ++s)
-      pre[s] = sigmoid(total[s] * inverse * args.scale[0] + args.base[s]) + args.sizes.hc_eps;
-    float square = 0;
-    int pair = 0;
-#pragma unroll
-    for (int a = 0; a < kStreamCount; ++a)
-#pragma unroll
-      for (int b = a; b < kStreamCount; ++b, ++pair)
-        square += (a == b ? 1.0f : 2.0f) * pre[a] * pre[b] * products[pair];
-    scale = 1.0f / sqrtf(fmaxf(square, 0.0f) / static_cast<float>(width) + args.sizes.rms_eps);
-  }
-};
-
-/// kOutputs: kMixOutputs before a block, 4 before the head. kAhead: pieces of the weights that come
-/// while the predecessor still runs; they take many registers, which many rows need for one
-/// another. kRows: of a cluster, which share what it reads of the weights.
-template <typename Fn, int kOutputs, int kAhead, int kRows>
-__global__ void __launch_bounds__(kThreads) enter_kernel(const __grid_constant__ EnterArgs args) {
+/// kOutputs: kMixOutputs before a block, 4 before the head. kAhead: turns whose weights come while
+/// the predecessor still runs; they take many registers, which many rows need for one another.
+template <typename Fn, int kOutputs, int kAhead>
+__global__ void __launch_bounds__(kThreads, kAhead == 0 && sizeof(Fn) == 2 ? 3 : 1)
+    enter_kernel(const __grid_constant__ EnterArgs args) {
   constexpr int kSums = kOutputs + kPairs;
-  extern __shared__ __align__(16) float slice[];  // [kRows][4][per]
-  __shared__ float warp_pairs[kRows][kWarps][kPairs];
-  __shared__ float partial[kRows][kSums];
-  __shared__ float total[kRows][kSums];
+  extern __shared__ __align__(16) float slice[];  // [4][pitch]
+  __shared__ float partial[kSums], total[kSums];
   const cg::cluster_group cluster = cg::this_cluster();
   const unsigned rank = cluster.block_rank(), blocks = cluster.num_blocks();
-  const std::uint32_t first_row = blockIdx.x / blocks * kRows;
-  const std::uint32_t width = args.sizes.n_embd, per = width / blocks;
+  const std::uint32_t out_row = blockIdx.x / blocks;
+  const std::uint32_t width = args.sizes.n_embd, per = width / blocks, pitch = slice_pitch(per);
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   let_successor_start();
 
@@ -120,7 +57,7 @@ __global__ void __launch_bounds__(kThreads) enter_kernel(const __grid_constant__
   Eight<Fn> weights[kAhead == 0 ? 1 : kAhead][kPerWarp][kStreamCount];
   const auto* fn = static_cast<const Fn*>(args.fn) + rank * per;
   const auto load_weights = [&](std::uint32_t i, Eight<Fn>(&to)[kPerWarp][kStreamCount]) {
-    const std::uint32_t column = 8 * (kWarp * i + lane);
+    const std::uint32_t column = kTurn * i + 8 * lane;
 #pragma unroll
     for (int o = 0; o < kPerWarp; ++o) {
       const unsigned output = warp * kPerWarp + o;
@@ -134,132 +71,76 @@ __global__ void __launch_bounds__(kThreads) enter_kernel(const __grid_constant__
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) load_weights(i, weights[i]);
   wait_for_predecessor();
-  // Rows behind the last repeat it, but for what is written.
-  const auto out_row = [&](std::uint32_t r) { return min(first_row + r, args.n - 1); };
-  const auto row_of = [&](std::uint32_t r) {
-    return args.wanted != nullptr ? args.wanted[out_row(r)] : out_row(r);
-  };
+  const std::uint32_t row = args.wanted != nullptr ? args.wanted[out_row] : out_row;
   const bool pending = args.pending.y != nullptr || args.pending.down != nullptr;
-
-  float pairs[kRows][kPairs] = {};
+  float* streams = args.streams + std::size_t{row} * kStreamCount * width + rank * per;
   for (std::uint32_t i = threadIdx.x; i < per; i += kThreads) {
-    float s[kRows][kStreamCount], y[kRows];
+    float s[kStreamCount];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const std::uint32_t row = row_of(r);
-      const float* streams = args.streams + std::size_t{row} * kStreamCount * width + rank * per;
+    for (int d = 0; d < kStreamCount; ++d) s[d] = streams[d * width + i];
+    if (pending) {
+      spread(s, args.mix + std::size_t{row} * kMixKept,
+             pending_value(args.pending, args.sizes, row, args.n, rank * per + i));
 #pragma unroll
-      for (int d = 0; d < kStreamCount; ++d) s[r][d] = streams[d * width + i];
-      if (pending) y[r] = pending_value(args.pending, args.sizes, row, args.n, rank * per + i);
+      for (int d = 0; d < kStreamCount; ++d) streams[d * width + i] = s[d];
     }
+    float* at = slice + i / kTurn * kTurn + place(i);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (pending) {
-        const std::uint32_t row = row_of(r);
-        float* streams = args.streams + std::size_t{row} * kStreamCount * width + rank * per;
-        spread(s[r], args.mix + std::size_t{row} * kMixKept, y[r]);
-#pragma unroll
-        for (int d = 0; d < kStreamCount; ++d)
-          if (first_row + r < args.n) streams[d * width + i] = s[r][d];
-      }
-      int pair = 0;
-#pragma unroll
-      for (int a = 0; a < kStreamCount; ++a) {
-        slice[(r * kStreamCount + a) * per + i] = s[r][a];
-#pragma unroll
-        for (int b = a; b < kStreamCount; ++b, ++pair) pairs[r][pair] += s[r][a] * s[r][b];
-      }
-    }
+    for (int d = 0; d < kStreamCount; ++d) at[d * pitch] = s[d];
   }
-#pragma unroll
-  for (int r = 0; r < kRows; ++r)
-#pragma unroll
-    for (int pair = 0; pair < kPairs; ++pair) {
-      const float sum = warp_sum(pairs[r][pair]);
-      if (lane == 0) warp_pairs[r][warp][pair] = sum;
-    }
   __syncthreads();
-  float dots[kRows][kPerWarp] = {};
+
+  float dots[kPerWarp] = {};
   const auto multiply = [&](std::uint32_t i, const Eight<Fn>(&with)[kPerWarp][kStreamCount]) {
-    const std::uint32_t column = 8 * (kWarp * i + lane);
-    if (column >= per) return;
+    if (kTurn * i + 8 * lane >= per) return;
 #pragma unroll
     for (int d = 0; d < kStreamCount; ++d) {
-      float f[kPerWarp][8];
+      float s[8];
+      load_lane(slice + d * pitch + kTurn * i, s);
 #pragma unroll
-      for (int o = 0; o < kPerWarp; ++o) with[o][d].values(f[o]);
+      for (int o = 0; o < kPerWarp; ++o) {
+        float f[8];
+        with[o][d].values(f);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        float s[8];
-        load8(slice + (r * kStreamCount + d) * per + column, s);
-#pragma unroll
-        for (int o = 0; o < kPerWarp; ++o)
-#pragma unroll
-          for (int k = 0; k < 8; ++k) dots[r][o] += s[k] * f[o][k];
+        for (int k = 0; k < 8; ++k) dots[o] = __fmaf_rn(s[k], f[k], dots[o]);
       }
     }
   };
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) multiply(i, weights[i]);
-  for (std::uint32_t i = kAhead; i * 8 * kWarp < per; ++i) {
+  for (std::uint32_t i = kAhead; i * kTurn < per; ++i) {
     load_weights(i, weights[0]);
     multiply(i, weights[0]);
   }
 #pragma unroll
-  for (int r = 0; r < kRows; ++r)
-#pragma unroll
-    for (int o = 0; o < kPerWarp; ++o) {
-      const float sum = warp_sum(dots[r][o]);
-      if (lane == 0 && warp * kPerWarp + o < kOutputs) partial[r][warp * kPerWarp + o] = sum;
-    }
-  for (unsigned i = threadIdx.x; i < kRows * kPairs; i += kThreads) {
+  for (int o = 0; o < kPerWarp; ++o) {
+    const float sum = warp_sum(dots[o]);
+    if (lane == 0 && warp * kPerWarp + o < kOutputs) partial[warp * kPerWarp + o] = sum;
+  }
+  for (unsigned pair = warp; pair < kPairs; pair += kWarps) {
+    const uint2 two = streams_of(pair);
     float sum = 0;
-    for (unsigned w = 0; w < kWarps; ++w) sum += warp_pairs[i / kPairs][w][i % kPairs];
-    partial[i / kPairs][kOutputs + i % kPairs] = sum;
+    for (std::uint32_t turn = 0; turn + 8 * lane < per; turn += kTurn) {
+      float a[8], b[8];
+      load_lane(slice + two.x * pitch + turn, a);
+      load_lane(slice + two.y * pitch + turn, b);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) sum = __fmaf_rn(a[k], b[k], sum);
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) partial[kOutputs + pair] = sum;
   }
   cluster.sync();
-  for (unsigned i = threadIdx.x; i < kRows * kSums; i += kThreads) {
-    float sum = 0;
-    for (unsigned r = 0; r < blocks; ++r) sum += cluster.map_shared_rank(partial[0], r)[i];
-    total[0][i] = sum;
-  }
+  add_slices<kSums>(cluster, partial, total);
   __syncthreads();
-  const auto token = cluster.barrier_arrive();  // nobody leaves while its sums may be read
+  auto token = cluster.barrier_arrive();  // nobody leaves while its sums may be read
 
-  if constexpr (kOutputs == kMixOutputs) {
-    for (unsigned i = threadIdx.x; rank == 0 && i < kRows * kMixOutputs; i += kThreads) {
-      const unsigned r = i / kMixOutputs, output = i % kMixOutputs;
-      if (first_row + r >= args.n) continue;
-      const int part = output < 4 ? 0 : (output < 8 ? 1 : 2);
-      args.logits[std::size_t{row_of(r)} * kMixOutputs + output] =
-          total[r][output] * Mixed<kOutputs>(args, total[r]).inverse * args.scale[part] +
-          args.base[output];
-    }
-  }
-  // Whole warps have columns of one row.
-  for (std::uint32_t at = 8 * threadIdx.x; at < kRows * per; at += 8 * kThreads) {
-    const std::uint32_t r = at / per, i = at % per, column = rank * per + i;
-    if (first_row + r >= args.n) continue;
-    const Mixed<kOutputs> mixed(args, total[r]);
-    float v[8] = {}, norm[8];
-    std::uint32_t halves[4];
-#pragma unroll
-    for (int s = 0; s < kStreamCount; ++s) {
-      float in[8];
-      load8(slice + (r * kStreamCount + s) * per + i, in);
-#pragma unroll
-      for (int k = 0; k < 8; ++k) v[k] += mixed.pre[s] * in[k];
-    }
-    load8(args.norm + column, norm);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) v[k] = v[k] * mixed.scale * norm[k];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) halves[k] = bits(__floats2half2_rn(v[2 * k], v[2 * k + 1]));
-    *reinterpret_cast<uint4*>(args.x.halves + std::size_t{first_row + r} * width + column) =
-        make_uint4(halves[0], halves[1], halves[2], halves[3]);
-    quantise8(v, args.x.integers, first_row + r, column, width);
-  }
-  cluster.barrier_wait(std::move(const_cast<cg::cluster_group::arrival_token&>(token)));
+  const Mixed mixed = Mixed::of<kOutputs>(args, total);
+  if (kOutputs == kMixOutputs && rank == 0 && threadIdx.x < kOutputs)
+    mixed.store_logit(args, total, row, threadIdx.x);
+  for (std::uint32_t turn = kTurn * warp; turn < per; turn += kTurn * kWarps)
+    write_input(args, mixed, slice + turn, pitch, out_row, rank * per + turn + 8 * lane);
+  cluster.barrier_wait(std::move(token));
 }
 
 __global__ void leave_kernel(const __grid_constant__ EnterArgs args) {
@@ -338,21 +219,19 @@ __global__ void angles_kernel(const RowEntry* rows, std::uint32_t pairs, const d
 
 template <int kOutputs>
 void launch_enter(Launcher& launcher, bool half, const EnterArgs& args) {
-  constexpr std::uint32_t kFewRows = 16, kManyRows = 128, kTogether = 4;
-  const unsigned cluster = cluster_of(args.sizes.n_embd);
-  const std::uint32_t per = args.sizes.n_embd / cluster;
-  const auto run = [&](auto kernel, std::uint32_t rows) {
-    launch(launcher, kernel, dim3((args.n + rows - 1) / rows * cluster), kThreads,
-           sizeof(float) * rows * kStreamCount * per, cluster, args);
+  constexpr std::uint32_t kFewRows = 16, kManyRows = 128;
+  if (kOutputs == kMixOutputs && half && args.n >= kManyRows && enter_wide(launcher, args)) return;
+  const unsigned cluster = slices_of(args.sizes.n_embd);
+  const auto run = [&](auto kernel) {
+    launch(launcher, kernel, dim3(args.n * cluster), kThreads,
+           sizeof(float) * kStreamCount * slice_pitch(args.sizes.n_embd / cluster), cluster, args);
   };
   if (!half)
-    run(enter_kernel<float, kOutputs, 0, 1>, 1);
+    run(enter_kernel<float, kOutputs, 0>);
   else if (args.n <= kFewRows)
-    run(enter_kernel<__half, kOutputs, 2, 1>, 1);
-  else if (args.n < kManyRows || per % kSumBlockColumns != 0)
-    run(enter_kernel<__half, kOutputs, 0, 1>, 1);
+    run(enter_kernel<__half, kOutputs, 2>);
   else
-    run(enter_kernel<__half, kOutputs, 0, kTogether>, kTogether);
+    run(enter_kernel<__half, kOutputs, 0>);
 }
 
 }  // namespace

@@ -51,6 +51,7 @@ class KernelTest : public testing::Test {
     for (const float value : normal(count, size)) values.push_back(__float2half_rn(value));
     return values;
   }
+  std::mt19937_64& engine() { return engine_; }
   /// Rows of `cols` as integers; what kernels write beside halves.
   cuda::QuantisedRows integers(std::size_t rows, std::uint32_t cols) {
     memory_.emplace_back(cuda::QuantisedRows::bytes(rows, cols));

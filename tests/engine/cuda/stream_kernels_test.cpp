@@ -1,6 +1,8 @@
 // Hyper-connections and routing on the GPU, on random inputs, against the CPU's exact path and the
 // words of the paper.
 #include <algorithm>
+#include <cstring>
+#include <iterator>
 #include <numeric>
 
 #include "engine/cpu/ops.h"
@@ -127,6 +129,123 @@ TEST_P(StreamKernels, TheHeadReadsTheWantedRows) {
     expected.insert(expected.end(), one.begin(), one.end());
   }
   EXPECT_LE(relative_error(x.read(), expected), kHalfError);
+}
+
+/// What enter_block() makes of so many rows, and has made of each of them by itself.
+class EnteredRows {
+ public:
+  static constexpr std::uint32_t kUsed = 6;
+  struct Out {
+    std::vector<float> streams, logits;
+    std::vector<__half> halves;
+    std::vector<std::byte> integers;
+  };
+
+  EnteredRows(KernelTest& test, std::uint32_t rows, std::uint32_t width)
+      : rows_(rows),
+        width_(width),
+        streams_(test.normal(std::size_t{rows} * 4 * width)),
+        mix_(test.normal(std::size_t{rows} * cuda::kMixKept, 0.4f)),
+        y_(test.normal(std::size_t{rows} * width)),
+        down_(test.normal(std::size_t{rows} * (kUsed + 1) * width, 0.5f)),
+        weight_(test.normal(std::size_t{rows} * kUsed)),
+        entry_(rows * kUsed) {
+    std::iota(entry_.begin(), entry_.end(), 0u);
+    std::shuffle(entry_.begin(), entry_.end(), test.engine());
+  }
+
+  enum class Left { kNothing, kY, kDown };
+  /// In calls of `at_once` rows, which all write into one place.
+  template <typename Enter>
+  Out enter(Left left, std::uint32_t at_once, const Enter& enter) const {
+    const OnDevice<float> streams(streams_), mix(mix_), y(y_), weight(weight_);
+    const OnDevice<float> logits(std::size_t{rows_} * cuda::kMixOutputs);
+    const OnDevice<__half> halves(std::size_t{rows_} * width_);
+    const OnDevice<std::byte> memory(cuda::QuantisedRows::bytes(rows_, width_));
+    for (std::uint32_t first = 0; first < rows_; first += at_once) {
+      const std::uint32_t n = std::min(at_once, rows_ - first);
+      const OnDevice<float> down(down_of(first, n));
+      const OnDevice<std::uint32_t> entry(entries_of(n));
+      cuda::Pending pending;
+      if (left == Left::kY) pending.y = y + std::size_t{first} * width_;
+      if (left == Left::kDown) {
+        pending.down = down, pending.row_entry = entry;
+        pending.row_weight = weight + std::size_t{first} * kUsed;
+      }
+      enter(pending, n, streams + std::size_t{first} * 4 * width_,
+            mix + std::size_t{first} * cuda::kMixKept,
+            logits + std::size_t{first} * cuda::kMixOutputs,
+            cuda::BlockInput{halves + std::size_t{first} * width_,
+                             from_row(cuda::QuantisedRows::place(memory, rows_, width_), first)});
+      EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    }
+    return {streams.read(), logits.read(), halves.read(), memory.read()};
+  }
+
+ private:
+  static cuda::QuantisedRows from_row(cuda::QuantisedRows x, std::size_t row) {
+    x.hi += row * x.stride, x.lo += row * x.stride;
+    x.scale += row * x.stride / cuda::kQuantColumns;
+    x.sum_hi += row * x.stride / cuda::kSumColumns, x.sum_lo += row * x.stride / cuda::kSumColumns;
+    x.sum_scale += row * x.stride / cuda::kSumBlockColumns;
+    return x;
+  }
+  /// Entries of a call of rows [first, first + n) in the order of its rows, then the shared
+  /// expert's.
+  std::vector<float> down_of(std::uint32_t first, std::uint32_t n) const {
+    std::vector<float> down(std::size_t{n} * (kUsed + 1) * width_);
+    const std::vector<std::uint32_t> places = entries_of(n);
+    const auto copy = [&](std::size_t from, std::size_t to) {
+      std::copy_n(down_.begin() + static_cast<std::ptrdiff_t>(from * width_), width_,
+                  down.begin() + static_cast<std::ptrdiff_t>(to * width_));
+    };
+    for (std::uint32_t i = 0; i < n * kUsed; ++i) copy(std::size_t{first} * kUsed + i, places[i]);
+    for (std::uint32_t row = 0; row < n; ++row)
+      copy(std::size_t{rows_} * kUsed + first + row, std::size_t{n} * kUsed + row);
+    return down;
+  }
+  /// A permutation of the call's entries.
+  std::vector<std::uint32_t> entries_of(std::uint32_t n) const {
+    std::vector<std::uint32_t> places;
+    std::copy_if(entry_.begin(), entry_.end(), std::back_inserter(places),
+                 [&](std::uint32_t entry) { return entry < n * kUsed; });
+    return places;
+  }
+
+  std::uint32_t rows_, width_;
+  std::vector<float> streams_, mix_, y_, down_, weight_;
+  std::vector<std::uint32_t> entry_;
+};
+
+template <typename T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+TEST_P(StreamKernels, ManyRowsAreEachAsOneByItself) {
+  const std::uint32_t e = sizes_.n_embd;
+  sizes_.n_expert_used = EnteredRows::kUsed;
+  const Weights hc(*this, kMixOutputs, 4 * e);
+  const OnDevice<float> norm(normal(e, 0.2f, 1));
+  for (const std::uint32_t rows : {7u, 64u, 65u, 128u, 131u, 200u}) {
+    const EnteredRows entered(*this, rows, e);
+    for (const auto left :
+         {EnteredRows::Left::kNothing, EnteredRows::Left::kY, EnteredRows::Left::kDown}) {
+      const auto enter = [&](const cuda::Pending& pending, std::uint32_t n, float* streams,
+                             const float* mix, float* logits, const cuda::BlockInput& x) {
+        cuda::enter_block(launcher_, sizes_, hc.on_device(), norm, pending, n, streams, mix, logits,
+                          x);
+      };
+      const auto together = entered.enter(left, rows, enter);
+      const auto alone = entered.enter(left, 1, enter);
+      finish();
+      SCOPED_TRACE(testing::Message() << rows << " rows, pending " << static_cast<int>(left));
+      EXPECT_TRUE(same_bits(together.streams, alone.streams));
+      EXPECT_TRUE(same_bits(together.logits, alone.logits));
+      EXPECT_TRUE(same_bits(together.halves, alone.halves));
+      EXPECT_TRUE(same_bits(together.integers, alone.integers));
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Widths, StreamKernels, testing::Values(256, 4096));
