@@ -72,6 +72,14 @@ struct Ops {
   void (*decode_fp8)(const std::uint8_t* codes, const std::int8_t* exponents, std::size_t n,
                      float* y);
 
+  // The two passes of a draw (engine/text/draw.h); `n` is any number of logits.
+  /// The largest of those that are finite; minus infinity if none is.
+  float (*draw_peak)(const float* logits, std::size_t n);
+  /// The sum of all weight_of(logit, peak, scale), and each to `weights` unless that is null; 0 for
+  /// what is not finite. `peak` is draw_peak() and finite.
+  std::uint64_t (*draw_weights)(const float* logits, std::size_t n, float peak, float scale,
+                                std::uint64_t* weights);
+
   AttentionOps attention;
   Fp4IndexOps index_fp4;
 };

@@ -1,6 +1,7 @@
 #pragma once
 // Gathers one instruction set's kernels. For the ops_*.cpp translation units only.
 #include "engine/cpu/attention_kernels.h"
+#include "engine/cpu/draw_kernels.h"
 #include "engine/cpu/index_fp4_kernels.h"
 #include "engine/cpu/ops_kernels.h"
 #include "engine/cpu/rounding_kernels.h"
@@ -23,6 +24,8 @@ constexpr Ops make_ops() {
   ops.round_fp4 = round_fp4;
   ops.hadamard = hadamard;
   ops.decode_fp8 = decode_fp8;
+  ops.draw_peak = draw_peak;
+  ops.draw_weights = draw_weights;
   ops.attention = {attend, finish, index};
   ops.index_fp4 = {code_query, spread, score};
   return ops;

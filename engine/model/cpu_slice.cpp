@@ -204,7 +204,7 @@ void CpuSlice::leave_block() {
 void CpuSlice::sample(std::span<const Segment> segments, std::span<SampledToken> tokens) {
   const std::size_t n_vocab = hp_.n_vocab;
   if (samplers_.empty()) {
-    samplers_.assign(pool_.size(), Sampler(hp_.n_vocab));
+    samplers_.assign(pool_.size(), Sampler(hp_.n_vocab, options_.isa));
     logits_ = FloatBuffer(std::min<std::size_t>(kSampledRows, options_.max_rows) * n_vocab);
     draws_.reserve(options_.max_rows);
   }

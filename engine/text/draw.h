@@ -46,19 +46,33 @@ struct Pick {
 
 namespace draw_detail {
 
-DS4_HOST_DEVICE inline float multiply(float a, float b) {
+// T is float or, on a CPU, a vector of floats.
 #if defined(__CUDA_ARCH__)
+DS4_HOST_DEVICE inline float multiply(float a, float b) {
   return __fmul_rn(a, b);
-#else
-  return a * b;
-#endif
 }
 DS4_HOST_DEVICE inline float add(float a, float b) {
-#if defined(__CUDA_ARCH__)
   return __fadd_rn(a, b);
+}
 #else
+template <typename T>
+DS4_HOST_DEVICE inline T multiply(T a, T b) {
+  return a * b;
+}
+template <typename T>
+DS4_HOST_DEVICE inline T add(T a, T b) {
   return a + b;
+}
 #endif
+
+/// 2^x for |x| <= 1/2 by its series, ln(2)^k / k!: off by 1.2e-7 at most.
+template <typename T>
+DS4_HOST_DEVICE inline T exp2_series(T x) {
+  constexpr float kTerms[] = {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f,
+                              2.4022651e-1f, 6.9314718e-1f, 1.0f};
+  T p = T{} + kTerms[0];
+  for (int k = 1; k < 7; ++k) p = add(multiply(p, x), T{} + kTerms[k]);
+  return p;
 }
 
 }  // namespace draw_detail
@@ -72,6 +86,9 @@ DS4_HOST_DEVICE inline bool more_likely(float a, std::uint32_t id_a, float b, st
   return a > b || (a == b && id_a < id_b);
 }
 
+/// A weight of this power of two is less than a unit.
+inline constexpr float kLeastPower = -41.0f;
+
 /// 2^((logit - peak) * scale) in units of 2^-40, rounded down. `logit` is finite and at most
 /// `peak`.
 DS4_HOST_DEVICE inline std::uint64_t weight_of(float logit, float peak, float scale) {
@@ -80,17 +97,10 @@ DS4_HOST_DEVICE inline std::uint64_t weight_of(float logit, float peak, float sc
   float below = add(logit, -peak);
   if (below < -kLargestFloat) below = -kLargestFloat;  // times 0 it must not be NaN
   const float y = multiply(below, scale);
-  if (!(y > -41.0f)) return 0;
+  if (!(y > kLeastPower)) return 0;
   const int whole = static_cast<int>(add(y, -0.5f));  // the nearest, towards zero at halves
   const float x = add(y, -static_cast<float>(whole));
-  // 2^x for |x| <= 1/2 by its series, ln(2)^k / k!: off by 1.2e-7 at most.
-  float p = 1.5403530e-4f;
-  p = add(multiply(p, x), 1.3333558e-3f);
-  p = add(multiply(p, x), 9.6181291e-3f);
-  p = add(multiply(p, x), 5.5504109e-2f);
-  p = add(multiply(p, x), 2.4022651e-1f);
-  p = add(multiply(p, x), 6.9314718e-1f);
-  p = add(multiply(p, x), 1.0f);
+  const float p = draw_detail::exp2_series(x);
   const auto digits = static_cast<std::uint64_t>(static_cast<std::uint32_t>(p * 0x1p23f));
   return (digits << 17) >> -whole;
 }

@@ -2,60 +2,11 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cmath>
 #include <limits>
 
-#include "engine/text/philox.h"
+#include "engine/cpu/ops.h"
 
 namespace ds4 {
-namespace {
-
-/// The lowest id among the largest finite logits; none: -1.
-Pick most_likely(std::span<const float> logits) {
-  Pick best{-1, 0, -std::numeric_limits<float>::infinity(), 0};
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > best.peak && is_finite(logits[i])) {
-      best.peak = logits[i];
-      best.token = static_cast<std::int32_t>(i);
-    }
-  }
-  return best;
-}
-
-}  // namespace
-
-std::uint64_t uniform_at(std::uint64_t seed, std::uint64_t position) {
-  const auto low = [](std::uint64_t v) { return static_cast<std::uint32_t>(v); };
-  const auto high = [](std::uint64_t v) { return static_cast<std::uint32_t>(v >> 32); };
-  const PhiloxCounter random =
-      philox4x32({low(position), high(position), 0, 0}, {low(seed), high(seed)});
-  return (static_cast<std::uint64_t>(random[1]) << 32 | random[0]) >> 11;
-}
-
-Draw make_draw(const SamplingParams& params, std::uint64_t position) {
-  constexpr double kTopPUnits = 0x1p32;
-  Draw draw{};
-  draw.greedy = !(params.temperature > 0);
-  if (draw.greedy) return draw;
-  draw.scale = static_cast<float>(
-      std::min(double{kLog2E} / double{params.temperature}, double{kLargestFloat}));
-  draw.top_k = params.top_k;
-  // Not a number: off.
-  draw.top_p = static_cast<std::uint64_t>(
-      (params.top_p < 1 ? std::max(0.0, double{params.top_p}) : 1.0) * kTopPUnits);
-  draw.least_weight =
-      params.min_p > 0
-          ? static_cast<std::uint64_t>(std::min(1.0, double{params.min_p}) * double{kFullWeight})
-          : 0;
-  draw.uniform = uniform_at(params.seed, position);
-  return draw;
-}
-
-SampledToken to_token(const Pick& pick) {
-  if (pick.token < 0) return {0, std::numeric_limits<float>::quiet_NaN()};
-  const double total = static_cast<double>(pick.total) / static_cast<double>(kFullWeight);
-  return {pick.token, static_cast<float>(double{pick.logit} - double{pick.peak} - std::log(total))};
-}
 
 /// Token and logit of the least likely token that stays.
 struct Sampler::Last {
@@ -67,21 +18,23 @@ struct Sampler::Last {
   }
 };
 
-Sampler::Sampler(std::uint32_t vocabulary) : weights_(vocabulary) {
+Sampler::Sampler(std::uint32_t vocabulary, cpu::Isa isa)
+    : ops_(&cpu::ops_for(isa)), weights_(vocabulary) {
   order_.reserve(vocabulary);
 }
 
 Pick Sampler::pick(std::span<const float> logits, const Draw& draw) {
   assert(logits.size() == weights_.size());
-  Pick pick = most_likely(logits);
-  if (pick.token < 0) return pick;
-  for (const float logit : logits) {
-    if (is_finite(logit)) pick.total += weight_of(logit, pick.peak, kLog2E);
-  }
-  if (!draw.greedy) {
-    for (std::size_t i = 0; i < logits.size(); ++i) {
-      weights_[i] = is_finite(logits[i]) ? weight_of(logits[i], pick.peak, draw.scale) : 0;
-    }
+  const float peak = ops_->draw_peak(logits.data(), logits.size());
+  if (!is_finite(peak)) return {-1, 0, peak, 0};
+  Pick pick{};
+  pick.peak = peak;
+  pick.total = ops_->draw_weights(logits.data(), logits.size(), peak, kLog2E, nullptr);
+  if (draw.greedy) {
+    pick.token =
+        static_cast<std::int32_t>(std::find(logits.begin(), logits.end(), peak) - logits.begin());
+  } else {
+    ops_->draw_weights(logits.data(), logits.size(), peak, draw.scale, weights_.data());
     pick.token = static_cast<std::int32_t>(choose(logits, draw));
   }
   pick.logit = logits[static_cast<std::size_t>(pick.token)];

@@ -11,9 +11,14 @@
 #include <span>
 #include <vector>
 
+#include "engine/cpu/isa.h"
 #include "engine/text/draw.h"
 
 namespace ds4 {
+
+namespace cpu {
+struct Ops;
+}
 
 struct SamplingParams {
   float temperature = 0;    // 0: greedy (ties go to the lower id)
@@ -41,7 +46,8 @@ SampledToken to_token(const Pick& pick);
 /// Holds scratch memory for one vocabulary: one thread at a time, no allocation after construction.
 class Sampler {
  public:
-  explicit Sampler(std::uint32_t vocabulary);
+  /// `isa` must be supported; the token does not depend on it.
+  explicit Sampler(std::uint32_t vocabulary, cpu::Isa isa = cpu::choose_isa());
   /// `logits` has `vocabulary` values; `position` is the sampled token's position in its session.
   /// Logits that are not finite are never chosen; if none is finite, token 0 with logprob NaN.
   SampledToken sample(std::span<const float> logits, const SamplingParams& params,
@@ -57,6 +63,7 @@ class Sampler {
   void sort_front(std::span<const float> logits, std::size_t from, std::size_t to);
   Last cut(std::span<const float> logits, const Draw& draw);
 
+  const cpu::Ops* ops_;
   std::vector<std::uint32_t> order_;    // for cuts: the most likely first, as far as it is sorted
   std::vector<std::uint64_t> weights_;  // [vocabulary] 0 where a logit is not finite
 };

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/text/draw.h"
+
 namespace ds4::cpu {
 namespace {
 
@@ -50,6 +52,33 @@ TEST_P(OpsTest, RmsNormDividesByTheRootOfTheMeanSquare) {
       EXPECT_NEAR(without[i], x[i] * scale, 1e-5) << n << ' ' << i;
     }
   }
+}
+
+TEST_P(OpsTest, DrawsWeighEveryLogitAsOneTokenAtATimeWould) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  for (const std::size_t n : {1u, 5u, 16u, 33u, 4096u}) {
+    Floats logits = random_floats(n, 40, static_cast<unsigned>(n));
+    const float peak = *std::max_element(logits.begin(), logits.end());
+    const float odd[] = {-kInf,          kInf, std::nanf(""),
+                         -kLargestFloat, peak, std::nextafter(peak, -kInf)};
+    for (std::size_t i = 0; i < std::size(odd) && 3 * i + 1 < n; ++i) {
+      if (logits[3 * i] != peak) logits[3 * i] = odd[i];
+    }
+    EXPECT_EQ(ops().draw_peak(logits.data(), n), peak) << n;
+    for (const float scale : {0.0f, 0.3f, kLog2E, 1e30f, kLargestFloat}) {
+      std::vector<std::uint64_t> weights(n, 7), expected(n);
+      std::uint64_t sum = 0;
+      for (std::size_t i = 0; i < n; ++i) {
+        if (is_finite(logits[i])) expected[i] = weight_of(logits[i], peak, scale);
+        sum += expected[i];
+      }
+      EXPECT_EQ(ops().draw_weights(logits.data(), n, peak, scale, weights.data()), sum) << n;
+      EXPECT_EQ(weights, expected) << n << ' ' << scale;
+      EXPECT_EQ(ops().draw_weights(logits.data(), n, peak, scale, nullptr), sum) << n;
+    }
+  }
+  const Floats none(19, -kInf);
+  EXPECT_EQ(ops().draw_peak(none.data(), none.size()), -kInf);
 }
 
 TEST_P(OpsTest, RmsNormOfZerosIsZero) {
