@@ -140,13 +140,14 @@ Result<void> HeldSessions::bring_back(std::uint64_t session, TimePoint now) {
               "the session's cache could not be read back: " + back.error().message);
 }
 
-void HeldSessions::put_away_idle(TimePoint now) {
+bool HeldSessions::put_away_idle(TimePoint now) {
   const auto after = options_.disk.after;
-  if (!store_ || after == std::chrono::milliseconds::zero() || now < next_look_) return;
+  if (!store_ || after == std::chrono::milliseconds::zero() || now < next_look_) return false;
   const auto oldest = longest_idle();
   const bool due = oldest != places_.end() && now - oldest->second.last_used >= after;
-  if (due && put_away(oldest)) return;  // there may be more: looks again in the next step
+  if (due && put_away(oldest)) return true;  // there may be more: looks again after the next step
   next_look_ = now + after / kLooks;
+  return false;
 }
 
 std::optional<HeldSessions::TimePoint> HeldSessions::next_look() const {

@@ -38,8 +38,9 @@ class HeldSessions {
   void advance(const wire::WorkItem& item);
   void forget(std::uint64_t session);
 
-  /// Puts away a session that has been idle for too long, if there is one.
-  void put_away_idle(TimePoint now);
+  /// Puts away a session that has been idle for too long, if there is one. Takes no longer than to
+  /// take it out of the slice: its bytes are written elsewhere (kv_store.h).
+  bool put_away_idle(TimePoint now);
   /// When put_away_idle() is to be called again at the latest; nothing: not before there is work.
   std::optional<TimePoint> next_look() const;
 

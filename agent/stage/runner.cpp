@@ -92,7 +92,6 @@ void Runner::step(std::vector<Outgoing>& out, TimePoint now) {
     }
   }
   if (!admitted.empty()) run(admitted, out);
-  held_.put_away_idle(now);
 }
 
 void Runner::close_due(std::vector<Outgoing>& out) {

@@ -33,11 +33,13 @@ class Runner {
   void accept(const wire::CloseFrame& frame);
   void accept(const wire::ForkFrame& frame);
   bool idle() const { return queue_.empty(); }
-  /// Carries out the closings and forks that are due, runs one batch, and puts an idle session
-  /// away.
+  /// Carries out the closings and forks that are due and runs one batch.
   void step(std::vector<Outgoing>& out, TimePoint now);
+  /// What nobody waits for, when the frames of a step have left: puts an idle session away. True if
+  /// one was.
+  bool tidy(TimePoint now) { return held_.put_away_idle(now); }
 
-  /// When to call step() without any work; nothing: never.
+  /// When to call tidy() without any work; nothing: never.
   std::optional<TimePoint> next_look() const { return held_.next_look(); }
 
   std::uint64_t sessions() const { return held_.size(); }

@@ -88,6 +88,7 @@ struct Stage::Impl {
       taken.clear();
       runner.step(out, Clock::now());
       publish(out);
+      if (runner.tidy(Clock::now())) note_sessions();
     }
   }
 
@@ -154,6 +155,13 @@ struct Stage::Impl {
       rest.push_back(std::move(outgoing));
     }
     std::swap(out, rest);
+  }
+
+  void note_sessions() {
+    const std::uint64_t kv_bytes = slice->kv_bytes();
+    const std::lock_guard lock(mutex);
+    stats.sessions = runner.sessions();
+    stats.kv_bytes = kv_bytes;
   }
 
   void publish(std::vector<Outgoing>& out) {

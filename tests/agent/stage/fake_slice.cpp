@@ -111,6 +111,7 @@ Result<std::unique_ptr<DetachedSession>> FakeSlice::detach_session(SessionId ses
   if (!options_.hands_out) return Slice::detach_session(session);
   const auto found = caches_.find(session);
   if (found == caches_.end()) return fail(ErrorCode::kNotFound, "no such session");
+  if (options_.on_detach) options_.on_detach();
   auto detached = std::make_unique<DetachedLayers>();
   detached->layers = std::move(found->second.layers);
   caches_.erase(found);

@@ -50,9 +50,10 @@ struct FakeOptions {
   std::uint32_t last_layer = 5;
   bool output = true;
   std::uint32_t max_rows = 16;
-  std::uint64_t kv_budget_positions = 1U << 20;  // over all sessions' contexts
+  std::uint64_t kv_budget_positions = 1U << 20;        // over all sessions' contexts
   std::function<void(std::uint32_t rows)> spend = {};  // is what a forward() takes
-  bool hands_out = true;                         // detach_session() and restore_session()
+  bool hands_out = true;                               // detach_session() and restore_session()
+  std::function<void()> on_detach = {};
 };
 
 inline constexpr std::uint32_t kFakeLayers = 6;
