@@ -23,6 +23,12 @@ Piece split(Piece& rest, std::uint32_t rows) {
   return head;
 }
 
+/// The first of as few equal parts of `rows` as fit into `room`.
+std::uint32_t equal_part(std::uint32_t rows, std::uint32_t room) {
+  const std::uint32_t parts = (rows + room - 1) / room;
+  return (rows + parts - 1) / parts;
+}
+
 }  // namespace
 
 BatchQueue::BatchQueue(std::uint32_t max_rows)
@@ -125,6 +131,10 @@ Piece BatchQueue::take_rows(std::uint64_t session, std::uint32_t rows) {
   return whole;
 }
 
+std::uint32_t BatchQueue::head_rows(std::uint64_t session) const {
+  return rows_of(std::get<Piece>(sessions_.at(session).front()));
+}
+
 std::uint32_t BatchQueue::decode_rows() {
   if (prefills_.empty()) return max_rows_;
   if (max_rows_ >= 8) return max_rows_ - max_rows_ / 8;
@@ -148,7 +158,10 @@ std::vector<Piece> BatchQueue::take_batch(const BatchBounds& bounds) {
   while (!prefills_.empty() && rows < end && batch.size() < wire::kMaxItems) {
     taken.push_back(prefills_.front());
     prefills_.pop_front();
-    batch.push_back(take_rows(taken.back(), end - rows));
+    std::uint32_t part = end - rows;
+    // What would be left for the next batch could be too little to be worth one.
+    if (prefills_.empty()) part = equal_part(head_rows(taken.back()), part);
+    batch.push_back(take_rows(taken.back(), part));
     rows += rows_of(batch.back());
   }
   // Only now do they queue again, so that none is taken twice.

@@ -72,6 +72,7 @@ class BatchQueue {
   /// Puts the session into the turn its head belongs to, or forgets it when nothing waits.
   void enlist(std::uint64_t session);
   void release_target(const wire::ForkItem& fork);
+  std::uint32_t head_rows(std::uint64_t session) const;  // whose head is a piece
   Piece take_rows(std::uint64_t session, std::uint32_t rows);
   std::uint32_t decode_rows();
 

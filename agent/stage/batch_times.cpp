@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <cmath>
 
 namespace ds4::agent {
 namespace {
@@ -79,23 +80,35 @@ std::uint32_t BatchTimes::rows_within(Time time, std::uint32_t most) const {
   return *guess(most) > time ? fits : most;
 }
 
+/// Least squares of relative errors: a batch of 500 rows shall not outweigh one of 50. Fewer rows
+/// than a prompt is ever divided into tell nothing: with many experts, the first rows cost more.
+std::optional<BatchTimes::Line> BatchTimes::line() const {
+  double n = 0, x = 0, y = 0, xx = 0, xy = 0;
+  for (const Size& size : sizes_) {
+    if (!is_fresh(size) || size.rows < kFewestRows) continue;
+    const double weight = 1 / (size.nanoseconds * size.nanoseconds + 1);
+    n += weight;
+    x += weight * size.rows;
+    y += weight * size.nanoseconds;
+    xx += weight * size.rows * size.rows;
+    xy += weight * size.rows * size.nanoseconds;
+  }
+  const double spread = n * xx - x * x;
+  if (!(spread > 1e-6 * n * xx)) return std::nullopt;  // of one size
+  const double per_row = (n * xy - x * y) / spread;
+  return Line{std::max(0.0, (y - per_row * x) / n), per_row};
+}
+
+/// With batches of c rows that take fixed + per_row * c, the last stage begins stages - 1 batches
+/// late and then has rows / c of them to run. The sum is least at the c below.
 std::uint32_t BatchTimes::rows_to_pipeline(std::uint32_t rows, std::uint32_t stages,
                                            std::uint32_t most) const {
-  if (stages < 2 || rows <= kFewestRows || !guess(1)) return most;
-  std::uint32_t best = most;
-  Time least = Time::max();
-  for (std::uint32_t size = std::min(most, kFewestRows);; size = std::min(most, size * 5 / 4)) {
-    const std::uint32_t batches = (rows + size - 1) / size;
-    const Time time = (batches + stages - 1) * (*guess(std::min(rows, size)) + kOwnCost);
-    if (time < least) {
-      least = time;
-      best = size;
-    }
-    if (size == most) break;
-  }
-  // Larger ones were guessed in proportion, at which they never look better: one of them is tried.
-  const bool is_untried = best * 2 <= most && !is_fresh(sizes_[size_of(best * 2)]);
-  return is_untried && best * 2 * stages <= rows ? best * 2 : best;
+  const auto known = line();
+  if (stages < 2 || !known || known->per_row <= 0) return most;
+  const double fixed =
+      known->fixed + static_cast<double>(std::chrono::nanoseconds(kOwnCost).count());
+  const double best = std::sqrt(rows * fixed / ((stages - 1) * known->per_row));
+  return static_cast<std::uint32_t>(std::clamp<double>(best, std::min(most, kFewestRows), most));
 }
 
 }  // namespace ds4::agent

@@ -30,7 +30,7 @@ class BatchTimes {
   std::uint32_t rows_within(Time time, std::uint32_t most) const;
   /// In batches of how many rows, up to `most`, a prompt of `rows` tokens is through `stages`
   /// stages like this one soonest: small batches keep all stages busy, large ones are done sooner.
-  /// `most` before anything is known.
+  /// `most` before two sizes are known.
   std::uint32_t rows_to_pipeline(std::uint32_t rows, std::uint32_t stages,
                                  std::uint32_t most) const;
 
@@ -41,7 +41,13 @@ class BatchTimes {
     std::uint64_t seen = 0;  // at which count of batches; 0: never, or forgotten
   };
 
+  struct Line {
+    double fixed = 0;  // nanoseconds
+    double per_row = 0;
+  };
+
   bool is_fresh(const Size& size) const;
+  std::optional<Line> line() const;  // of batches of prompts; none before two sizes are known
 
   std::array<Size, 32> sizes_{};  // by the power of two below
   std::uint64_t batches_ = 0;

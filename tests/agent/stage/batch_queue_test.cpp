@@ -98,6 +98,16 @@ TEST(BatchQueue, PrefillTakesNoMoreThanItsShare) {
   EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{2, 4}));
 }
 
+TEST(BatchQueue, ALonePromptGoesInEqualPartsWithoutASmallRest) {
+  BatchQueue queue(64);
+  push(queue, {item(1, 0, 100)});
+  for (const std::size_t rows : {34U, 33U, 33U}) {
+    EXPECT_THAT(shape(queue.take_batch({.prefill_rows = 48})), ElementsAre(Rows{1, rows}));
+  }
+  push(queue, {item(1, 100, 48)});
+  EXPECT_THAT(shape(queue.take_batch({.prefill_rows = 48})), ElementsAre(Rows{1, 48}));
+}
+
 TEST(BatchQueue, PrefillsTakeTurns) {
   BatchQueue queue(4);
   push(queue, {item(1, 0, 8), item(2, 0, 8)});
@@ -196,8 +206,8 @@ TEST(BatchQueue, AForkWaitsForItsSourcesWorkAndTheTargetsWorkWaitsForIt) {
   queue.push_fork({1, 2, 0, 6, 0});
   push(queue, {item(1, 6, 1), item(2, 6, 1)});
   EXPECT_THAT(queue.take_forks(), IsEmpty());
-  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 4}));
-  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 2}));
+  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 3}));
+  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 3}));
   EXPECT_THAT(queue.take_batch(), IsEmpty());
   ASSERT_EQ(queue.take_forks().size(), 1U);
   EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 1}, Rows{2, 1}));

@@ -68,22 +68,25 @@ TEST(BatchTimes, APromptGoesInSmallerBatchesWhereABatchItselfCostsLittle) {
   EXPECT_EQ(cheap.rows_to_pipeline(4096, 1, 512), 512U) << "nobody else to keep busy";
 }
 
-/// Seen from small batches alone, large ones look no better than they are in proportion.
-TEST(BatchTimes, ALargerSizeIsTriedOnceAndKeptWhereItIsBetter) {
-  const auto seen_small = [] {
-    BatchTimes times;
-    for (std::uint32_t rows = 1; rows <= 64; rows *= 2) times.add(rows, rows * microseconds(100));
-    return times;
-  };
-  BatchTimes slow = seen_small(), fast = seen_small();
-  const std::uint32_t tried = slow.rows_to_pipeline(4096, 2, 512);
-  ASSERT_GT(tried, 127U);
-  ASSERT_EQ(fast.rows_to_pipeline(4096, 2, 512), tried);
-  slow.add(tried, tried * microseconds(200));
-  fast.add(tried, tried * microseconds(50));
-  EXPECT_LT(slow.rows_to_pipeline(4096, 2, 512), 128U);
-  EXPECT_GE(fast.rows_to_pipeline(4096, 2, 512), tried);
-  EXPECT_LT(seen_small().rows_to_pipeline(200, 2, 512), 128U) << "too few to keep both stages busy";
+/// Sizes that never ran are judged by the line through those that did, whatever their noise.
+TEST(BatchTimes, TwoSizesTellWhatTheOthersCost) {
+  BatchTimes few, noisy;
+  few.add(20, microseconds(5000 + 20 * 100));
+  EXPECT_EQ(few.rows_to_pipeline(4096, 2, 512), 512U) << "one size is no line";
+  few.add(300, microseconds(5000 + 300 * 100));
+  const BatchTimes all = learnt(microseconds(5000), microseconds(100));
+  EXPECT_EQ(few.rows_to_pipeline(4096, 2, 512), all.rows_to_pipeline(4096, 2, 512));
+  for (std::uint32_t rows = 16; rows <= 512; rows *= 2) {
+    noisy.add(rows, microseconds((5000 + rows * 100) * (rows % 3 == 1 ? 115 : 87) / 100));
+  }
+  EXPECT_NEAR(noisy.rows_to_pipeline(4096, 2, 512), all.rows_to_pipeline(4096, 2, 512), 100);
+}
+
+TEST(BatchTimes, DecodeStepsDoNotSayWhatABatchOfAPromptCosts) {
+  BatchTimes times = learnt(microseconds(5000), microseconds(100));
+  const std::uint32_t rows = times.rows_to_pipeline(4096, 2, 512);
+  for (int i = 0; i < 50; ++i) times.add(1, microseconds(300));
+  EXPECT_EQ(times.rows_to_pipeline(4096, 2, 512), rows);
 }
 
 /// The sizes of one's choice are compared with every other by simulating the pipeline.

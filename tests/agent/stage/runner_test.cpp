@@ -127,8 +127,8 @@ TEST(Runner, ALongItemIsRunInPartsAndOnlyTheLastBringsAToken) {
   alone.work({item(1, prompt)});
   alone.run();
   ASSERT_EQ(alone.outcomes().size(), 3U);
-  EXPECT_EQ(alone.outcomes()[0], (wire::Outcome{1, 4, -1, 0}));
-  EXPECT_EQ(alone.outcomes()[1], (wire::Outcome{1, 8, -1, 0}));
+  EXPECT_EQ(alone.outcomes()[0], (wire::Outcome{1, 3, -1, 0}));
+  EXPECT_EQ(alone.outcomes()[1], (wire::Outcome{1, 6, -1, 0}));
   EXPECT_EQ(alone.outcomes()[2].token, test::greedy_answer(prompt, 1)[0]);
   EXPECT_EQ(alone.runner.work().rows(), 9U);
   EXPECT_EQ(alone.runner.work().batches, 3U);
@@ -143,8 +143,8 @@ TEST(Runner, CountsDecodeStepsApartFromPrefillAndHowLongEachPieceQueued) {
   const Runner::TimePoint arrival{1h};
   alone.runner.accept({kEpoch, {prompt}, {}}, alone.out, arrival);
   EXPECT_EQ(alone.runner.waiting_rows(), 6U);
-  alone.runner.step(alone.out, arrival + 3ms);  // the first four
-  EXPECT_EQ(alone.runner.waiting_rows(), 2U);
+  alone.runner.step(alone.out, arrival + 3ms);  // the first half
+  EXPECT_EQ(alone.runner.waiting_rows(), 3U);
   alone.runner.step(alone.out, arrival + 5ms);
   EXPECT_EQ(alone.runner.waiting_rows(), 0U);
   alone.runner.accept({kEpoch, {after(prompt, {7})}, {}}, alone.out, arrival + 10ms);
