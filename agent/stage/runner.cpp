@@ -68,11 +68,14 @@ void Runner::note_pause(std::chrono::nanoseconds time) {
 
 void Runner::accept(const wire::CloseFrame& frame) {
   for (const std::uint64_t session : frame.sessions) queue_.push_close(session);
+  waiting_orders_ += frame.sessions.size();
 }
 
 void Runner::accept(const wire::ForkFrame& frame) {
   for (const wire::ForkItem& item : frame.items) {
-    if (item.entry < place_.count && item.source != item.target) queue_.push_fork(item);
+    if (item.entry >= place_.count || item.source == item.target) continue;
+    queue_.push_fork(item);
+    ++waiting_orders_;
   }
 }
 
@@ -97,6 +100,7 @@ void Runner::step(std::vector<Outgoing>& out, TimePoint now) {
 void Runner::close_due(std::vector<Outgoing>& out) {
   const std::vector<std::uint64_t> due = queue_.take_closes();
   planner_.forget(due);
+  waiting_orders_ -= due.size();
   for (std::size_t begin = 0; begin < due.size(); begin += wire::kMaxItems) {
     const std::size_t end = std::min(due.size(), begin + wire::kMaxItems);
     wire::CloseFrame frame;
@@ -116,6 +120,7 @@ void Runner::fork_due(std::vector<Outgoing>& out, TimePoint now) {
     onward.items.clear();
   };
   for (const wire::ForkItem& item : queue_.take_forks()) {
+    --waiting_orders_;
     if (const auto copied = held_.fork(item, now); !copied) {
       fail_session(item.target, item.entry, copied.error(), out);
       continue;

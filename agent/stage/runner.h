@@ -46,6 +46,8 @@ class Runner {
   /// From any thread.
   KvStoreStats stored() const { return held_.stored(); }
   std::uint64_t waiting_rows() const { return queue_.waiting_rows(); }
+  /// Closings and forks that have not been carried out.
+  std::uint64_t waiting_orders() const { return waiting_orders_; }
   const StageWork& work() const { return work_; }
   /// There was nothing to do for so long.
   void note_pause(std::chrono::nanoseconds time);
@@ -71,6 +73,7 @@ class Runner {
   BatchQueue queue_;
   BatchPlanner planner_;
   HeldSessions held_;
+  std::uint64_t waiting_orders_ = 0;
   // Reused from batch to batch.
   std::vector<Segment> segments_;
   std::vector<float> streams_in_;

@@ -34,6 +34,14 @@ std::uint64_t rows_of(const Inbound& inbound) {
   return rows;
 }
 
+std::uint64_t orders_of(const Inbound& inbound) {
+  if (const auto* close = std::get_if<wire::CloseFrame>(&inbound.frame)) {
+    return close->sessions.size();
+  }
+  const auto* fork = std::get_if<wire::ForkFrame>(&inbound.frame);
+  return fork == nullptr ? 0 : fork->items.size();
+}
+
 UniqueFd make_event() {
   const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (fd < 0) throw std::system_error(errno, std::generic_category(), "eventfd of a stage");
@@ -64,11 +72,15 @@ struct Stage::Impl {
 
   bool submit(Inbound inbound) {
     const std::uint64_t rows = rows_of(inbound);
+    const std::uint64_t orders = orders_of(inbound);
     {
       const std::lock_guard lock(mutex);
       if (rows > 0 && stats.waiting_rows >= kMostWaitingRows * place.count) return false;
+      if (orders > 0 && stats.waiting_orders >= kMostWaitingOrders * place.count) return false;
       inbox_rows += rows;
+      inbox_orders += orders;
       stats.waiting_rows += rows;
+      stats.waiting_orders += orders;
       // An engine thread that never comes for its work is as hung as one that never ends it.
       if (stats.busy_since == Clock::time_point{}) stats.busy_since = inbound.arrived;
       inbox.push_back(std::move(inbound));
@@ -114,7 +126,7 @@ struct Stage::Impl {
     }
     if (stopping) return false;
     std::swap(taken, inbox);
-    inbox_rows = 0;
+    inbox_rows = inbox_orders = 0;
     something_came.store(false, std::memory_order_relaxed);
     stats.busy_since = Clock::now();
     return true;
@@ -174,6 +186,7 @@ struct Stage::Impl {
       stats.sessions = runner.sessions();
       stats.kv_bytes = kv_bytes;
       stats.waiting_rows = runner.waiting_rows() + inbox_rows;
+      stats.waiting_orders = runner.waiting_orders() + inbox_orders;
       stats.work = runner.work();
       stats.sent_frames = sent_frames;
       stats.send_time = send_time;
@@ -203,6 +216,7 @@ struct Stage::Impl {
   std::condition_variable wake;
   std::vector<Inbound> inbox;
   std::uint64_t inbox_rows = 0;
+  std::uint64_t inbox_orders = 0;
   std::vector<Outgoing> outbox;
   StageStats stats;
   bool stopping = false;
@@ -232,12 +246,12 @@ bool Stage::submit(wire::WorkFrame frame) {
   return frame.epoch != impl_->place.epoch || impl_->submit({std::move(frame)});
 }
 
-void Stage::submit(wire::CloseFrame frame) {
-  if (frame.epoch == impl_->place.epoch) impl_->submit({std::move(frame)});
+bool Stage::submit(wire::CloseFrame frame) {
+  return frame.epoch != impl_->place.epoch || impl_->submit({std::move(frame)});
 }
 
-void Stage::submit(wire::ForkFrame frame) {
-  if (frame.epoch == impl_->place.epoch) impl_->submit({std::move(frame)});
+bool Stage::submit(wire::ForkFrame frame) {
+  return frame.epoch != impl_->place.epoch || impl_->submit({std::move(frame)});
 }
 
 int Stage::event_fd() const {

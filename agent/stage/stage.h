@@ -78,6 +78,10 @@ struct StageOptions {
 /// Rows of work, for each stage of the route, beyond which a stage takes no more. Entries have
 /// fewer under way; a peer that does not care shall not fill this machine's memory.
 inline constexpr std::uint64_t kMostWaitingRows = 16'384;
+/// And so many closings and forks: every session that is closed or copied had a row. A closing that
+/// is dropped leaves its cache until memory is needed (StageOptions::idle_after); a copy that was
+/// not made is fed again by its entry.
+inline constexpr std::uint64_t kMostWaitingOrders = kMostWaitingRows;
 
 /// What the engine thread has done; wire::StageFigures says what each is.
 struct StageWork {
@@ -97,6 +101,7 @@ struct StageStats {
   std::uint64_t sessions = 0;
   std::uint64_t kv_bytes = 0;
   std::uint64_t waiting_rows = 0;
+  std::uint64_t waiting_orders = 0;      // closings and forks
   std::uint64_t sent_frames = 0;         // by StageOptions::send
   std::chrono::nanoseconds send_time{};  // from their making to having been sent
   KvStoreStats stored;                   // sessions put away, which are not in the figures above
@@ -119,11 +124,11 @@ class Stage {
   std::uint64_t floats_per_row() const;  // n_streams * n_embd
 
   /// Frames of other epochs are dropped, as are frames with an item whose entry is not a stage of
-  /// the route. Never blocks. False: so much waits that this work is dropped, as if it were lost on
-  /// the way.
+  /// the route. Never blocks. False: so much waits that the whole frame is dropped, as if it were
+  /// lost on the way. Work does not keep closings and forks out, nor they work.
   bool submit(wire::WorkFrame frame);
-  void submit(wire::CloseFrame frame);
-  void submit(wire::ForkFrame frame);
+  bool submit(wire::CloseFrame frame);
+  bool submit(wire::ForkFrame frame);
 
   int event_fd() const;
   /// What there is to send, in order; resets the event.

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <future>
 #include <map>
 #include <thread>
@@ -44,6 +45,15 @@ std::vector<Outgoing> wait_and_drain(Stage& stage) {
     out = stage.drain();
   }
   return out;
+}
+
+/// False after a minute, which no healthy machine needs.
+bool eventually(const std::function<bool()>& holds) {
+  for (int i = 0; i < 12'000; ++i) {
+    if (holds()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return false;
 }
 
 bool is_readable(const Stage& stage) {
@@ -240,11 +250,52 @@ TEST(Stage, TakesNoMoreWorkWhenTooMuchWaits) {
   EXPECT_EQ(taken, kMostWaitingRows / tokens.size());
   EXPECT_GE(stage->stats().waiting_rows, kMostWaitingRows);
   for (std::uint64_t session = 1; session < 2 + taken; ++session) {
-    stage->submit(wire::CloseFrame{kEpoch, {session}});  // never refused
+    EXPECT_TRUE(stage->submit(wire::CloseFrame{kEpoch, {session}})) << "work keeps no closing out";
   }
   control->open_gate();
   while (stage->stats().waiting_rows > 0 || stage->stats().sessions > 0) std::this_thread::yield();
   EXPECT_TRUE(stage->submit(wire::WorkFrame{kEpoch, {item(1, {1})}, {}}));
+}
+
+TEST(Stage, TakesNoMoreClosingsAndForksWhenTooManyWait) {
+  const auto control = std::make_shared<FakeControl>();
+  const auto stage = make_stage({}, {kEpoch, 0, 1}, control);
+  ASSERT_TRUE(stage->submit(wire::WorkFrame{kEpoch, {item(1, {1})}, {}}));
+  wait_and_drain(*stage);
+  control->close_gate();
+  ASSERT_TRUE(stage->submit(wire::WorkFrame{kEpoch, {item(2, {1})}, {}}));
+  control->wait_until_inside();
+  wire::CloseFrame nobodys{kEpoch, {}};
+  for (std::uint64_t i = 0; i < wire::kMaxItems; ++i) nobodys.sessions.push_back(1'000'000 + i);
+  std::uint64_t taken = 0;
+  while (taken < 1'000'000 && stage->submit(nobodys)) taken += wire::kMaxItems;
+  EXPECT_EQ(taken, kMostWaitingOrders);
+  EXPECT_EQ(stage->stats().waiting_orders, kMostWaitingOrders);
+  EXPECT_FALSE(stage->submit(wire::ForkFrame{kEpoch, {{1, 3, 0, 1, 0}}}));
+  EXPECT_TRUE(stage->submit(wire::WorkFrame{kEpoch, {item(4, {1})}, {}}))
+      << "they keep no work out";
+  control->open_gate();
+  ASSERT_TRUE(eventually([&] { return stage->stats().waiting_orders == 0; }));
+  EXPECT_TRUE(stage->submit(wire::CloseFrame{kEpoch, {1, 2, 4}}));
+  EXPECT_TRUE(eventually([&] { return stage->stats().sessions == 0; }));
+  EXPECT_EQ(stage->stats().waiting_orders, 0U);
+}
+
+TEST(Stage, ClosingsAndForksThatWaitBehindWorkAreCountedUntilTheyAreCarriedOut) {
+  const auto control = std::make_shared<FakeControl>();
+  const auto stage = make_stage({}, {kEpoch, 0, 1}, control);
+  control->close_gate();
+  // Longer than a batch, so what follows it has to wait in the queue.
+  const auto prompt = item(1, std::vector<std::int32_t>(40, 1));
+  ASSERT_TRUE(stage->submit(wire::WorkFrame{kEpoch, {prompt}, {}}));
+  control->wait_until_inside();
+  const std::uint64_t hash = wire::extend_hash(0, prompt.tokens);
+  EXPECT_TRUE(stage->submit(wire::ForkFrame{kEpoch, {{1, 2, hash, 40, 0}, {1, 1, hash, 40, 0}}}));
+  EXPECT_TRUE(stage->submit(wire::CloseFrame{kEpoch, {1}}));
+  EXPECT_EQ(stage->stats().waiting_orders, 3U);
+  control->open_gate();
+  ASSERT_TRUE(eventually([&] { return stage->stats().waiting_orders == 0; }));
+  EXPECT_EQ(stage->stats().sessions, 1U) << "the copy";
 }
 
 TEST(Stage, DestructionWaitsForTheBatchInProgressAndDropsTheRest) {
