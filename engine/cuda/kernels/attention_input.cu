@@ -222,7 +222,10 @@ __global__ void __launch_bounds__(kThreads)
   if (blockIdx.y == 0) finish_qr(args, scratch);
   if (blockIdx.y == 1) pool_row(args, false, values, scratch);
   if (blockIdx.y == 2) pool_row(args, true, values, scratch);
-  if (blockIdx.y == 3 && threadIdx.x == 0) finish_mix(args.in.mix, args.sizes, blockIdx.x);
+  if (blockIdx.y == 3) {
+    const std::uint32_t row = blockIdx.x * kThreads + threadIdx.x;
+    if (row < args.n) finish_mix(args.in.mix, args.sizes, row);
+  }
   if (blockIdx.y == 4) finish_kv(args, values, scratch);
 }
 

@@ -67,15 +67,29 @@ __device__ void choose(const RouteArgs& args, std::uint32_t row, float* p) {
         my_p / sum * args.sizes.expert_weights_scale;
 }
 
+/// f(pair, its expert) for all pairs, kAhead of a thread's experts being loaded at once.
+template <int kAhead, typename F>
+__device__ __forceinline__ void each_pair(const RouteArgs& args, const F& f) {
+  const std::uint32_t pairs = args.n * args.sizes.n_expert_used;
+  for (std::uint32_t first = threadIdx.x; first < pairs; first += kAhead * kThreads) {
+    std::uint32_t expert[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k)
+      if (first + k * kThreads < pairs) expert[k] = args.row_expert[first + k * kThreads];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k)
+      if (first + k * kThreads < pairs) f(first + k * kThreads, expert[k]);
+  }
+}
+
 /// Sorts the (row, slot) pairs by expert, counting. One block.
+template <int kAhead>
 __device__ void group(const RouteArgs& args) {
   __shared__ std::uint32_t next[kMostExperts];  // counts, then the next entry
-  const std::uint32_t used = args.sizes.n_expert_used;
-  const std::uint32_t pairs = args.n * used;
   for (std::uint32_t e = threadIdx.x; e < kMostExperts; e += kThreads) next[e] = 0;
   __syncthreads();
-  for (std::uint32_t i = threadIdx.x; i < pairs; i += kThreads)
-    atomicAdd(&next[args.row_expert[i]], 1u);
+  each_pair<kAhead>(args,
+                    [](std::uint32_t, std::uint32_t expert) { atomicAdd(&next[expert], 1u); });
   __syncthreads();
   if (threadIdx.x < kWarp) {
     constexpr int kEach = kMostExperts / kWarp;
@@ -104,11 +118,11 @@ __device__ void group(const RouteArgs& args) {
     }
   }
   __syncthreads();
-  for (std::uint32_t i = threadIdx.x; i < pairs; i += kThreads) {
-    const std::uint32_t entry = atomicAdd(&next[args.row_expert[i]], 1u);
-    args.groups.row_entry[i] = entry;
-    args.groups.entry_row[entry] = i / used;
-  }
+  each_pair<kAhead>(args, [&](std::uint32_t pair, std::uint32_t expert) {
+    const std::uint32_t entry = atomicAdd(&next[expert], 1u);
+    args.groups.row_entry[pair] = entry;
+    args.groups.entry_row[entry] = pair / args.sizes.n_expert_used;
+  });
 }
 
 /// Blocks that choose, 32 rows each, and then blocks that finish mixings. A single choosing block
@@ -126,13 +140,13 @@ __global__ void __launch_bounds__(kThreads) route_kernel(const __grid_constant__
   if (row < args.n) choose(args, row, shared + threadIdx.x / kWarp * args.sizes.n_expert);
   if (args.choosing_blocks > 1) return;
   __syncthreads();
-  group(args);
+  group<1>(args);
 }
 
 __global__ void __launch_bounds__(kThreads) group_kernel(const __grid_constant__ RouteArgs args) {
   let_successor_start();
   wait_for_predecessor();
-  group(args);
+  group<8>(args);
 }
 
 }  // namespace
