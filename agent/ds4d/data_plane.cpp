@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <system_error>
 #include <utility>
 
@@ -18,13 +19,27 @@ std::uint64_t microseconds(std::chrono::nanoseconds time) {
   return static_cast<std::uint64_t>(time / std::chrono::microseconds(1));
 }
 
+wire::ErrorFrame too_much_waits(const Assignment& here, std::vector<std::uint64_t> sessions) {
+  return {here.epoch, here.index, std::move(sessions), ErrorCode::kUnavailable,
+          fmt::format("stage {} has more work waiting than it takes: try again in a moment",
+                      here.index)};
+}
+
+/// That a stage is unreachable is said where the route is told; anything else is said here.
+bool went(const Result<void>& sent) {
+  if (!sent && sent.error().code != ErrorCode::kUnavailable) {
+    log(LogLevel::kError, "{}", sent.error().message);
+  }
+  return sent.has_value();
+}
+
 /// From any thread; false if it could not be sent.
 bool send_away(Links& links, Outgoing& out) {
   const auto send = [&](auto& frame) {
     if constexpr (std::is_same_v<std::decay_t<decltype(frame)>, Unsent>)
       return false;
     else
-      return links.send(out.to, std::move(frame)).has_value();
+      return went(links.send(out.to, std::move(frame)));
   };
   return std::visit(send, out.frame);
 }
@@ -46,6 +61,7 @@ void DataPlane::join(const Assignment& assignment) {
   works_tokens_ = 0;
   forks_.clear();
   closes_.clear();
+  refused_.clear();
   route_ = assignment;
 }
 
@@ -54,6 +70,7 @@ void DataPlane::leave() {
   works_tokens_ = 0;
   forks_.clear();
   closes_.clear();
+  refused_.clear();
   route_.reset();
 }
 
@@ -124,9 +141,9 @@ void DataPlane::flush_work() {
   if (!frame.items.empty() && route_) {
     frame.epoch = route_->epoch;
     if (route_->index != 0) {
-      if (!links_.send(0, std::move(frame))) events_.on_unreachable(0);
+      if (!went(links_.send(0, std::move(frame)))) events_.on_unreachable(0);
     } else if (running_) {
-      running_->stage->submit(std::move(frame));
+      submit(std::move(frame));
     }
   }
   send_first(&wire::ForkFrame::items, forks_);
@@ -140,14 +157,67 @@ void DataPlane::send_first(std::vector<Item> Frame::*items, std::vector<Item>& g
   if ((frame.*items).empty() || !route_) return;
   frame.epoch = route_->epoch;
   if (route_->index != 0) {
-    if (!links_.send(0, frame)) events_.on_unreachable(0);
+    if (!went(links_.send(0, frame))) events_.on_unreachable(0);
   } else if (running_) {
-    running_->stage->submit(std::move(frame));
+    submit_orders(std::move(frame));
   }
+}
+
+// ---- to this node's stage --------------------------------------------------------------------
+
+/// Work that the stage does not take ends here: whoever awaits it is told.
+void DataPlane::submit(wire::WorkFrame frame) {
+  std::map<std::uint32_t, std::vector<std::uint64_t>> by_entry;
+  for (const wire::WorkItem& item : frame.items) by_entry[item.entry].push_back(item.session);
+  if (!running_->stage->submit(std::move(frame))) {
+    for (auto& [entry, sessions] : by_entry) refuse(entry, std::move(sessions));
+    return;
+  }
+  for (const auto& [entry, sessions] : by_entry) {
+    for (const std::uint64_t session : sessions) note_foreign(session, entry);
+  }
+}
+
+/// A closing that is lost leaves its cache until memory is needed, a fork makes the copy's entry
+/// feed it again: nobody has to be told.
+template <typename Frame>
+void DataPlane::submit_orders(Frame frame) {
+  if (running_->stage->submit(std::move(frame))) return;
+  on_complaint("dropped closings or forks of sessions: more wait here already than there can be");
+}
+
+/// Not at once where it is this node's entry, because that may be what sends just now.
+void DataPlane::refuse(std::uint32_t entry, std::vector<std::uint64_t> sessions) {
+  on_complaint("refused work: more waits here already than the route's agents send");
+  if (entry == route_->index) {
+    refused_.insert(refused_.end(), sessions.begin(), sessions.end());
+    return;
+  }
+  // If it cannot be told, it misses the answer after a while.
+  (void)links_.send(entry, too_much_waits(*route_, std::move(sessions)));
+}
+
+void DataPlane::answer_refused() {
+  if (refused_.empty() || !route_) return;
+  deliver(too_much_waits(*route_, std::exchange(refused_, {})));
+  flush_work();
+}
+
+void DataPlane::note_foreign(std::uint64_t session, std::uint32_t entry) {
+  if (entry == route_->index || entry >= route_->route.size()) return;
+  const auto surplus = foreign_.note(session, entry);
+  if (!surplus) return;
+  on_complaint(fmt::format("stage {} has more than {} sessions open here: its oldest are closed",
+                           entry, kMostForeignSessions));
+  wire::CloseFrame close;
+  close.epoch = route_->epoch;
+  close.sessions = {*surplus};
+  submit_orders(std::move(close));
 }
 
 void DataPlane::flush() {
   flush_work();
+  answer_refused();
   if (server_ != nullptr) server_->flush();
 }
 
@@ -274,36 +344,25 @@ void DataPlane::on_work(const Incoming& frame) {
   for (const wire::WorkItem& item : work->items) {  // behind the first stage, that one vouches
     if (first && !speaks_for(frame, item.entry)) return;
   }
-  for (const wire::WorkItem& item : work->items) {
-    if (item.entry != route_->index) foreign_[item.session] = item.entry;
-  }
-  if (!running_->stage->submit(std::move(*work))) {
-    on_complaint(
-        "dropped work of another agent: more waits here already than the route's agents send");
-  }
+  submit(std::move(*work));
 }
 
 void DataPlane::on_close(wire::CloseFrame frame) {
-  for (const std::uint64_t session : frame.sessions) foreign_.erase(session);
-  running_->stage->submit(std::move(frame));
+  for (const std::uint64_t session : frame.sessions) foreign_.forget(session);
+  submit_orders(std::move(frame));
 }
 
 void DataPlane::on_fork(wire::ForkFrame frame) {
-  for (const wire::ForkItem& item : frame.items) {
-    if (item.entry != route_->index) foreign_[item.target] = item.entry;
-  }
-  running_->stage->submit(std::move(frame));
+  for (const wire::ForkItem& item : frame.items) note_foreign(item.target, item.entry);
+  submit_orders(std::move(frame));
 }
 
 void DataPlane::close_sessions_of(std::uint32_t entry) {
   if (!running_) return;
   wire::CloseFrame frame;
   frame.epoch = route_->epoch;
-  for (const auto& [session, opened_by] : foreign_) {
-    if (opened_by == entry) frame.sessions.push_back(session);
-  }
-  std::erase_if(foreign_, [&](const auto& open) { return open.second == entry; });
-  if (!frame.sessions.empty()) running_->stage->submit(std::move(frame));
+  frame.sessions = foreign_.take(entry);
+  if (!frame.sessions.empty()) submit_orders(std::move(frame));
 }
 
 void DataPlane::deliver(const wire::TokenFrame& frame) {

@@ -11,10 +11,10 @@
 #include <memory>
 #include <optional>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "agent/config/config.h"
+#include "agent/ds4d/foreign_sessions.h"
 #include "agent/entry/entry.h"
 #include "agent/link/links.h"
 #include "agent/loader/loader.h"
@@ -110,6 +110,12 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   void on_work(const Incoming& frame);
   void on_close(wire::CloseFrame frame);
   void on_fork(wire::ForkFrame frame);
+  void submit(wire::WorkFrame frame);
+  template <typename Frame>
+  void submit_orders(Frame frame);
+  void refuse(std::uint32_t entry, std::vector<std::uint64_t> sessions);
+  void answer_refused();
+  void note_foreign(std::uint64_t session, std::uint32_t entry);
   void deliver(const wire::TokenFrame& frame);
   void deliver(const wire::ErrorFrame& frame);
   bool is_current(std::uint64_t epoch) const { return route_ && route_->epoch == epoch; }
@@ -126,7 +132,8 @@ class DataPlane final : public ipc::RequestHandler, private EntryPort {
   std::optional<Assignment> route_;
   std::optional<Running> running_;
   wire::ClientFigures clients_;
-  std::unordered_map<std::uint64_t, std::uint32_t> foreign_;  // open sessions of other entries
+  ForeignSessions foreign_;
+  std::vector<std::uint64_t> refused_;  // of this node's entry: its stage did not take their work
 
   // Of this turn of the main loop, towards the first stage: works first, forks after
   // them, closes at last.
