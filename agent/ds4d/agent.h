@@ -14,6 +14,7 @@
 
 #include "agent/config/config.h"
 #include "agent/ds4d/data_plane.h"
+#include "agent/ds4d/expected_probers.h"
 #include "agent/ds4d/service.h"
 #include "agent/ds4d/signals.h"
 #include "agent/ds4d/status_report.h"
@@ -92,7 +93,7 @@ class Agent final : private RouteEvents {
   Result<std::vector<wire::LayerLoad>> own_layer_loads() const;
   /// Once something was measured.
   Result<wire::NodeOffer> make_offer() const;
-  Result<void> expect_probes(const wire::ExpectRequest& request);
+  Result<void> expect_probes(const wire::ExpectRequest& request, const Asker& asker);
   void forget_probers();
   Result<void> start_probe(const wire::ProbeRequest& request, const Asker& asker);
   void take_probe();
@@ -179,7 +180,7 @@ class Agent final : private RouteEvents {
   std::vector<Asker> offer_askers_;
   LinkProber prober_;
   Asker probe_asker_;
-  std::chrono::steady_clock::time_point probers_until_{};  // zero: nobody is expected
+  ExpectedProbers expected_probers_;  // of which the gate has the sum
 
   std::deque<Action> pending_;
   bool acting_ = false;

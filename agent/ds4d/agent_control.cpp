@@ -100,7 +100,7 @@ Result<void> Agent::handle(const wire::Request& request, const Asker& asker) {
     return ask_offer(*body, asker);
   }
   if (const auto* body = std::get_if<wire::ExpectRequest>(&request.body)) {
-    return expect_probes(*body);
+    return expect_probes(*body, asker);
   }
   if (const auto* body = std::get_if<wire::ProbeRequest>(&request.body)) {
     return start_probe(*body, asker);

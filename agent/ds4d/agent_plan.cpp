@@ -15,7 +15,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds kProbersAreExpected{30};
 constexpr std::size_t kMostAskers = 32;
 
 Result<keys::PublicKey> parse_node_key(const std::string& text) {
@@ -120,21 +119,19 @@ Result<wire::NodeOffer> Agent::make_offer() const {
 
 // ---- probes ----------------------------------------------------------------------------------
 
-Result<void> Agent::expect_probes(const wire::ExpectRequest& request) {
+Result<void> Agent::expect_probes(const wire::ExpectRequest& request, const Asker& asker) {
   std::vector<keys::KeyBytes> probers;
   for (const std::string& text : request.keys) {
     DS4_ASSIGN(const keys::PublicKey key, parse_node_key(text));
     probers.push_back(key.bytes);
   }
-  gate_.set_probers(std::move(probers));
-  probers_until_ = Clock::now() + kProbersAreExpected;
+  DS4_TRY(expected_probers_.expect(asker.sender, std::move(probers), Clock::now()));
+  gate_.set_probers(expected_probers_.probers());
   return {};
 }
 
 void Agent::forget_probers() {
-  if (probers_until_ == Clock::time_point{} || Clock::now() < probers_until_) return;
-  gate_.set_probers({});
-  probers_until_ = {};
+  if (expected_probers_.expire(Clock::now())) gate_.set_probers(expected_probers_.probers());
 }
 
 Result<void> Agent::start_probe(const wire::ProbeRequest& request, const Asker& asker) {

@@ -70,7 +70,8 @@ class Gate {
   void set_list(TrustList list) { list_ = std::move(list); }
   /// Of the routes that serve and are being prepared.
   void set_peers(std::vector<KeyBytes> peers) { peers_ = std::move(peers); }
-  /// Who may measure the way to this agent, for now, and do nothing else.
+  /// Who may measure the way to this agent, for now, and do nothing else: all of them, whoever
+  /// named them.
   void set_probers(std::vector<KeyBytes> probers) { probers_ = std::move(probers); }
 
   bool may_command(const KeyBytes& key) const;

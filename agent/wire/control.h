@@ -113,7 +113,8 @@ struct OfferRequest {
   bool operator==(const OfferRequest&) const = default;
 };
 
-/// For half a minute, the owners of these keys may send this agent probes, and nothing else.
+/// For half a minute, the owners of these keys may send this agent probes, and nothing else. In
+/// place of what the same connection said before; what others said stands.
 struct ExpectRequest {
   std::vector<std::string> keys;  // "node:..."; none end the permission
   bool operator==(const ExpectRequest&) const = default;

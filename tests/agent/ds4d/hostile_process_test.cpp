@@ -196,7 +196,13 @@ TEST_F(Hostile, ARevokedNodeIsNotHeardOnItsConnectionNorOnAnother) {
 
 TEST_F(Hostile, WhoIsExpectedToMeasureDoesNothingElse) {
   const keys::KeyPair prober = new_key(keys::KeyRole::kNode);
-  ASSERT_FALSE(a.ask({.body = wire::ExpectRequest{{text_of(prober)}}})->error);
+  Connection planner(a, a.operator_key());
+  const auto expect = [](Connection& by, std::vector<std::string> keys) {
+    by.say(MessageKind::kControl, encode(wire::Request{1, wire::ExpectRequest{std::move(keys)}}));
+    const auto error = by.hear(kPatience);
+    return error && !*error;
+  };
+  ASSERT_TRUE(expect(planner, {text_of(prober)}));
   const std::uint64_t dropped = a.status().dropped_messages;
   Connection measuring(a, prober);
   say_every_request(measuring);
@@ -207,8 +213,16 @@ TEST_F(Hostile, WhoIsExpectedToMeasureDoesNothingElse) {
   EXPECT_EQ(answer->first, MessageKind::kProbe);
   EXPECT_FALSE(measuring.hear_any(300ms));
   EXPECT_EQ(everything_about(a), before);
+  // Nobody else's plan ends it, nor does a configuration that is read again.
+  Connection other(a, a.operator_key());
+  ASSERT_TRUE(expect(other, {text_of(new_key(keys::KeyRole::kNode))}));
+  ASSERT_TRUE(expect(other, {}));
+  a.signal(SIGHUP);
+  ASSERT_TRUE(eventually([&] { return a.log().find("read again") != std::string::npos; }));
+  measuring.say(MessageKind::kProbe, link_message(MessageKind::kProbe, 1));
+  EXPECT_TRUE(measuring.hear_any(kPatience));
   // And when the measuring is over, not even that.
-  ASSERT_FALSE(a.ask({.body = wire::ExpectRequest{}})->error);
+  ASSERT_TRUE(expect(planner, {}));
   measuring.say(MessageKind::kProbe, link_message(MessageKind::kProbe, 1));
   EXPECT_FALSE(measuring.hear_any(500ms));
 }
