@@ -51,7 +51,6 @@ void Entry::Impl::report_progress(Session& session, std::uint32_t position) {
 
 void Entry::Impl::deliver(Session& session, const wire::Outcome& outcome) {
   Answering& request = *session.answering;
-  request.replayed = false;
   request.attempts = 0;
   end_step(session);
   append(session, {&outcome.token, 1});
@@ -83,9 +82,11 @@ void Entry::Impl::error(const wire::ErrorFrame& error) {
 
 void Entry::Impl::item_failed(Session& session, const wire::ErrorFrame& error) {
   Answering& request = *session.answering;
-  if (error.code == ErrorCode::kMismatch && !request.replayed) {
-    request.replayed = true;
-    return replay(session);
+  if (error.code == ErrorCode::kMismatch) {
+    if (request.attempts++ < kMaxAttempts) return replay(session);
+    return finish(session, ipc::Status::kPeerLost,
+                  fmt::format("the route lost the session {} times; try again (the last time: {})",
+                              request.attempts, error.message));
   }
   if (error.code == ErrorCode::kResourceExhausted && give_up_an_idle_cache()) {
     return replay(session);

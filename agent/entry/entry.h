@@ -96,8 +96,8 @@ class Entry {
   void on_outcome(const wire::Outcome& outcome);
   void on_error(const wire::ErrorFrame& error);
   /// Call at least once a second. A request whose work the route has had for too long without a
-  /// word is fed again from its first token: some frame was lost. If that helps nothing, it ends
-  /// with kPeerLost.
+  /// word is fed again from its first token, as is one whose cache some stage has lost: some frame
+  /// was lost. If that helps nothing, it ends with kPeerLost.
   void on_time(std::chrono::steady_clock::time_point now);
   /// Not ready: requests in progress end with kPeerLost. Another serial: every cache is lost;
   /// requests in progress go on by replay if the new route is ready.

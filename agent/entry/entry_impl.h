@@ -14,6 +14,11 @@
 
 namespace ds4::agent {
 
+/// So often between two tokens is a session fed again, because some frame or some stage's cache was
+/// lost. Frames are lost with connections, several of which may break before a long prompt is
+/// through.
+inline constexpr std::uint32_t kMaxAttempts = 3;
+
 struct Entry::Impl {
   Impl(const EntryConfig& settings, EntryPort& where);
 

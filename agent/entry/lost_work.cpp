@@ -11,7 +11,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr std::uint32_t kMaxAttempts = 3;
 constexpr milliseconds kPerPromptToken{100};  // the slowest prefill that is worth waiting for
 
 }  // namespace

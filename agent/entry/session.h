@@ -43,7 +43,6 @@ struct Answering {
   bool keep = false;
   bool progress = false;
   std::uint32_t progress_done = 0;
-  bool replayed = false;       // since the last token
   std::uint32_t attempts = 0;  // to get lost work done, since the last token
   Phase phase = Phase::kFeeding;
   bool step_in_flight = false;

@@ -354,16 +354,17 @@ TEST(EntryError, AMismatchIsReplayedAndNoTokenIsDeliveredTwice) {
   EXPECT_FALSE(bench.ended(1, 1));
 }
 
-TEST(EntryError, ASecondMismatchWithoutATokenBetweenEndsTheRequest) {
+TEST(EntryError, AFourthMismatchWithoutATokenBetweenEndsTheRequest) {
   Bench bench;
   const std::uint64_t session = bench.kept_session(1, 1, {1});
   bench.ask(1, Bench::keeping(2, {2}, session));
-  bench.refuse(bench.take(), ErrorCode::kMismatch);
+  for (int i = 0; i < 3; ++i) bench.refuse(bench.take(), ErrorCode::kMismatch);
+  EXPECT_FALSE(bench.ended(1, 2));
   bench.refuse(bench.take(), ErrorCode::kMismatch, "stage 1 (3:output): the session is not held");
-  EXPECT_EQ(bench.final(1, 2).status, Status::kInternal);
+  EXPECT_EQ(bench.final(1, 2).status, Status::kPeerLost);
   EXPECT_THAT(bench.final(1, 2).sentence, HasSubstr("stage 1 (3:output)"));
   EXPECT_EQ(bench.final(1, 2).session_id, session);
-  EXPECT_EQ(bench.port.closed.size(), 2U);
+  EXPECT_EQ(bench.port.closed.size(), 4U);
 }
 
 TEST(EntryError, AMismatchAfterATokenIsReplayedAgain) {
