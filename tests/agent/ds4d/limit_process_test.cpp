@@ -71,7 +71,7 @@ class Front {
     bool sent = false;
     const auto deadline = std::chrono::steady_clock::now() + 10 * kPatience;
     while (std::chrono::steady_clock::now() < deadline) {
-      if (!sent) sent = links_->send(1, work);
+      if (!sent) sent = links_->send(1, work).has_value();
       links_->ping({.epoch = 1, .stage = 0, .instance = 9, .loaded = true});
       links_->wait({}, 50ms);
       std::optional<wire::Outcome> outcome;
