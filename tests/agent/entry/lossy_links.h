@@ -21,6 +21,7 @@ struct Faults {
   std::uint32_t overtake = 0;  // all that wait on its link
   std::uint32_t hold = 0;      // the link, for a while
   std::uint32_t cut = 0;       // all that wait on its link, and itself, vanish
+  bool operator==(const Faults&) const = default;
 };
 
 class LossyLinks {
