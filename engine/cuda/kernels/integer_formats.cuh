@@ -179,7 +179,7 @@ struct IntegerIQ2_XXS {
     const std::uint8_t* block = row + 66 * (chunk / 8);
     const std::uint32_t top =
         *reinterpret_cast<const std::uint16_t*>(block + 2 + 8 * (chunk % 8) + 6);
-    return w_scale_iq2_xxs(load_half(block), top >> 12);
+    return w_scale_iq2_xxs(__half2float(load_half(block)), top >> 12);
   }
   template <class Vectors>
   __device__ static uint2 lane_weights(const std::uint8_t* row, std::uint32_t chunk,
@@ -195,7 +195,7 @@ struct IntegerIQ2_XXS {
     const uint2 q = load8_even(block + 2 + 32 * (quad % 2) + 8 * t);
     w[0] = vectors->template vector<0>(q), w[1] = vectors->template vector<1>(q);
     w[2] = vectors->template vector<2>(q), w[3] = vectors->template vector<3>(q);
-    return w_scale_iq2_xxs(load_half(block), q.y >> 28);
+    return w_scale_iq2_xxs(__half2float(load_half(block)), q.y >> 28);
   }
 };
 

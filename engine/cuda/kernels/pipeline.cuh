@@ -1,6 +1,6 @@
 #pragma once
-// What warps of different tasks in one block meet by: barriers in shared memory that count arrivals
-// and completed copies.
+// What warps of a block wait by: barriers in shared memory that count arrivals and completed
+// copies.
 #include "engine/cuda/kernels/common.cuh"
 
 namespace ds4::cuda {
@@ -19,6 +19,22 @@ class PhaseBarrier {
   /// Arrives when all asynchronous copies that this thread has started are complete.
   __device__ void arrive_behind_copies() {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(address()) : "memory");
+  }
+  /// In init()'s place, for one use: by one thread, which then starts bulk_copy()s of so many bytes
+  /// in all.
+  __device__ void expect(std::uint32_t bytes) {
+    init(1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes)
+                 : "memory");
+  }
+  /// By the copy engine, from device memory; addresses and sizes are multiples of 16 bytes.
+  __device__ void bulk_copy(void* to, const void* from, std::uint32_t bytes) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(shared_address(to)),
+        "l"(from), "r"(bytes), "r"(address())
+        : "memory");
   }
   __device__ void wait(std::uint32_t phase) {
     asm volatile(

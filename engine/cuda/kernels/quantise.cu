@@ -6,21 +6,6 @@ namespace {
 
 constexpr unsigned kThreads = 256, kWarps = kThreads / kWarp;
 
-__device__ __forceinline__ void load8_values(const __half* x, float (&v)[8]) {
-  const uint4 in = *reinterpret_cast<const uint4*>(x);
-  const std::uint32_t pairs[4] = {in.x, in.y, in.z, in.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 two = __half22float2(as_half2(pairs[i]));
-    v[2 * i] = two.x, v[2 * i + 1] = two.y;
-  }
-}
-__device__ __forceinline__ void load8_values(const float* x, float (&v)[8]) {
-  const float4 a = reinterpret_cast<const float4*>(x)[0], b = reinterpret_cast<const float4*>(x)[1];
-  v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-  v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-}
-
 /// A warp has 256 columns of a row.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)

@@ -49,6 +49,22 @@ __device__ __forceinline__ std::uint32_t pack_bytes(int a, int b, int c, int d) 
   return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
 }
 
+/// Eight values, aligned to 16 bytes.
+__device__ __forceinline__ void load8_values(const __half* x, float (&v)[8]) {
+  const uint4 in = *reinterpret_cast<const uint4*>(x);
+  const std::uint32_t pairs[4] = {in.x, in.y, in.z, in.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 two = __half22float2(as_half2(pairs[i]));
+    v[2 * i] = two.x, v[2 * i + 1] = two.y;
+  }
+}
+__device__ __forceinline__ void load8_values(const float* x, float (&v)[8]) {
+  const float4 a = reinterpret_cast<const float4*>(x)[0], b = reinterpret_cast<const float4*>(x)[1];
+  v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+  v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+
 /// By a whole warp: lane l has columns 8l .. 8l + 7 of 256, `column` being its first in the row.
 /// Lanes at or behind `cols` (a multiple of 32) have zeros and store nothing.
 __device__ __forceinline__ void quantise8(const float (&v)[8], const QuantisedRows& out,
@@ -95,6 +111,23 @@ __device__ __forceinline__ void quantise8(const float (&v)[8], const QuantisedRo
   if (column % kSumBlockColumns == 0) out.sum_scale[at / kSumBlockColumns] = sum_scale.scale;
 }
 
+/// The same where a warp's lanes have a value each, 32 columns of the row that begins at
+/// `row_begin`, row * stride of any unsigned type. Without sums.
+template <typename At>
+__device__ __forceinline__ void quantise_lane(float value, const QuantisedRows& out, At row_begin,
+                                              std::uint32_t column) {
+  float most = fabsf(value);
+#pragma unroll
+  for (int step = 1; step < kWarp; step *= 2)
+    most = max_or_nan(most, __shfl_xor_sync(kFullWarp, most, step));
+  const QuantScale scale(most);
+  const int q = scale.q(value);
+  const At at = row_begin + column;
+  out.hi[at] = static_cast<std::int8_t>(high_plane(q));
+  out.lo[at] = static_cast<std::int8_t>(low_plane(q));
+  if (column % kQuantColumns == 0) out.scale[at / kQuantColumns] = scale.scale;
+}
+
 // Results -------------------------------------------------------------------------------------
 
 /// float(128 * hi + lo), rounded once.
@@ -123,8 +156,8 @@ __device__ __forceinline__ float w_scale_q2_k(__half d) {
   return __half2float(d);
 }
 /// `scale`: the group's upper four bits.
-__device__ __forceinline__ float w_scale_iq2_xxs(__half d, std::uint32_t scale) {
-  return __fmul_rn(__half2float(d), __fmul_rn(__uint2float_rn(2 * scale + 1), 0.125f));
+__device__ __forceinline__ float w_scale_iq2_xxs(float d, std::uint32_t scale) {
+  return __fmul_rn(d, __fmul_rn(__uint2float_rn(2 * scale + 1), 0.125f));
 }
 
 /// silu(min(gate, limit)) * clamp(up, -limit, limit)
