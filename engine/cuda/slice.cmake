@@ -4,4 +4,5 @@ set(DS4_CUDA_SLICE_SOURCES
   kernels/products.cu kernels/streams.cu kernels/attention_input.cu kernels/index_search.cu
   kernels/attention.cu kernels/wide_attention.cu kernels/routing.cu kernels/sampling.cu
   kernels/quantise.cu
-  kernels/wide_products.cu kernels/wide_halves.cu kernels/wide_entering.cu)
+  kernels/wide_products.cu kernels/wide_halves.cu kernels/wide_entering.cu
+  kernels/one_row_products.cu kernels/one_row_gate_up.cu kernels/one_row_down.cu)

@@ -38,6 +38,7 @@ class WeightsSource final : public TensorSource {
   const ModelFile& model() const override { return weights_->model(); }
   const LayerRange& range() const override { return weights_->range(); }
   int device() const override { return weights_->device(); }
+  bool in_device_memory() const override { return weights_->registered_bytes() == 0; }
   Result<DeviceTensor> tensor(std::string_view name) const override {
     return weights_->tensor(name);
   }
@@ -220,6 +221,7 @@ Launcher CudaSlice::launcher() const {
   Launcher launcher;
   launcher.stream = stream_.get();
   launcher.overlap = tuning_.overlap;
+  launcher.device_weights = source_->in_device_memory();
   launcher.observer = times_.get();
   return launcher;
 }

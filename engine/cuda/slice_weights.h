@@ -18,6 +18,8 @@ class TensorSource {
   virtual const ModelFile& model() const = 0;
   virtual const LayerRange& range() const = 0;
   virtual int device() const = 0;
+  /// Else they lie in the host's, registered with the driver.
+  virtual bool in_device_memory() const = 0;
   virtual Result<DeviceTensor> tensor(std::string_view name) const = 0;
   virtual Result<void> read_back(std::string_view name, std::uint64_t offset,
                                  std::span<std::byte> out) const = 0;

@@ -57,6 +57,7 @@ if wanted tests; then
   run 150 tests "$bin/cuda_slice_test"
   run 60 kernels "$bin/cuda_kernels_test"
   run 60 products "$bin/cuda_wide_products_test"
+  run 60 one-row "$bin/cuda_one_row_test"
   run 60 sampling "$bin/cuda_sampling_test"
   run 30 device-loss "$bin/cuda_device_loss_test"
 fi
@@ -65,11 +66,13 @@ if wanted sanitize; then
   check memcheck slice 'CudaSlice.*:All/CudaLayers.*/1'
   check memcheck kernels '*'
   check memcheck wide_products '*FewRows*:*Halves*:*SeveralShare*:QuantisedRows.*'
+  check memcheck one_row '*'
   check memcheck sampling '*-*Thousands*'
   for tool in racecheck initcheck; do
     check $tool slice 'CudaSlice.*'
     check $tool kernels 'Shapes/*/1:Widths/*/0:Rows/*/2'
     check $tool sampling 'CudaSampling.EveryKind*'
+    check $tool one_row '*'
   done
 fi
 if wanted compare; then

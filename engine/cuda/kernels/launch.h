@@ -29,7 +29,8 @@ class LaunchObserver {
 
 struct Launcher {
   cudaStream_t stream = nullptr;
-  bool overlap = true;  // kernels may start before their predecessor ends
+  bool overlap = true;         // kernels may start before their predecessor ends
+  bool device_weights = true;  // weights lie in device memory, not in the host's
   cudaError_t error = cudaSuccess;
   LaunchObserver* observer = nullptr;
   const char* name = "";

@@ -1,5 +1,6 @@
 // Products of matrices with few activation rows: one launch for several matrices of one length, and
-// the two launches of the experts. wide_products.h has those for many rows.
+// the two launches of the experts. wide_products.h has those for many rows, and one_row.h those
+// that read most for a single row.
 //
 // A block is eight warps. Where a row has eight segments or more, all work on one tile of sixteen
 // rows; else several tiles share a block. Blocks take some tiles more where that saves a second
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "engine/cuda/kernels/multiply.cuh"
+#include "engine/cuda/kernels/one_row.h"
 #include "engine/cuda/kernels/wide_products.h"
 
 namespace ds4::cuda {
@@ -108,21 +110,6 @@ __device__ __forceinline__ void with_tile(std::uint32_t type, const Vectors* vec
   }
 }
 
-/// One value a lane, 32 columns of a row: quantise8() for those who have them so. Without sums.
-__device__ __forceinline__ void quantise_lane(float value, const QuantisedRows& out,
-                                              std::uint32_t row, std::uint32_t column) {
-  float most = fabsf(value);
-#pragma unroll
-  for (int step = 1; step < kWarp; step *= 2)
-    most = max_or_nan(most, __shfl_xor_sync(kFullWarp, most, step));
-  const QuantScale scale(most);
-  const int q = scale.q(value);
-  const std::size_t at = std::size_t{row} * out.stride + column;
-  out.hi[at] = static_cast<std::int8_t>(high_plane(q));
-  out.lo[at] = static_cast<std::int8_t>(low_plane(q));
-  if (column % kQuantColumns == 0) out.scale[at / kQuantColumns] = scale.scale;
-}
-
 std::uint32_t blocks_at_once() {
   static const std::uint32_t count = [] {
     int device = 0, n = 0;
@@ -198,8 +185,8 @@ __global__ void __launch_bounds__(kThreads, NQ <= 2 ? 3 : (NQ <= 4 ? 2 : 1))
                                      split.segments, kInputs * kTileRows);
     const std::uint32_t row = tile_row(weights, first_tile + t) + r;
     if (item.y_integers.hi != nullptr)
-      quantise_lane(__half2float(__float2half_rn(value)), item.y_integers, first_input + input,
-                    row);
+      quantise_lane(__half2float(__float2half_rn(value)), item.y_integers,
+                    std::size_t{first_input + input} * item.y_integers.stride, row);
     if (item.y == nullptr || row >= weights.rows) continue;
     const std::size_t at = std::size_t{first_input + input} * item.y_stride + row;
     if (item.half_out)
@@ -248,16 +235,7 @@ __device__ __forceinline__ void quantise_hidden(const ExpertProducts& e, std::ui
     const std::uint32_t row = i / parts;
     const std::uint32_t column = i % parts * kSumBlockColumns + 8 * (threadIdx.x % kWarp);
     float v[8] = {};
-    if (column < width) {
-      const std::size_t at = std::size_t{first_entry + row} * width + column;
-      const uint4 in = *reinterpret_cast<const uint4*>(e.hidden + at);
-      const std::uint32_t pairs[4] = {in.x, in.y, in.z, in.w};
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const float2 two = __half22float2(as_half2(pairs[k]));
-        v[2 * k] = two.x, v[2 * k + 1] = two.y;
-      }
-    }
+    if (column < width) load8_values(e.hidden + std::size_t{first_entry + row} * width + column, v);
     quantise8(v, to, row, column, width);
   }
   __syncthreads();
@@ -439,10 +417,27 @@ void run_few(Launcher& launcher, std::span<const Product> products, std::uint32_
   if (launcher.error == cudaSuccess) launcher.error = cudaErrorInvalidConfiguration;
 }
 
+/// Two launches where the one of one_row.h has so much to read that it pays.
+void run_single(Launcher& launcher, std::span<const Product> products,
+                const std::uint16_t* iq2_grid) {
+  constexpr std::uint64_t kWorthALaunch = 16 << 20;
+  std::vector<Product> one_row, few;
+  std::uint64_t bytes = 0;
+  for (const Product& p : products) {
+    const bool supported = one_row_supports(launcher, p);
+    (supported ? one_row : few).push_back(p);
+    if (supported) bytes += p.weights.rows * p.weights.row_bytes;
+  }
+  if (!few.empty() && bytes < kWorthALaunch) return run_few(launcher, products, 1, iq2_grid);
+  run_one_row(launcher, one_row);
+  if (!few.empty()) run_few(launcher, few, 1, iq2_grid);
+}
+
 }  // namespace
 
 void run_products(Launcher& launcher, std::span<const Product> products, std::uint32_t n,
                   const std::uint16_t* iq2_grid) {
+  if (n == 1) return run_single(launcher, products, iq2_grid);
   if (n < kWideFrom) return run_few(launcher, products, n, iq2_grid);
   std::vector<Product> few, wide;
   for (const Product& p : products) (wide_supports(p) ? wide : few).push_back(p);
@@ -451,14 +446,18 @@ void run_products(Launcher& launcher, std::span<const Product> products, std::ui
 }
 
 void run_gate_up(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* grid) {
-  if (experts.rows >= kWideFrom && wide_supports(experts))
+  if (experts.rows == 1 && one_row_supports_gate_up(launcher, experts))
+    run_one_row_gate_up(launcher, experts, grid);
+  else if (experts.rows >= kWideFrom && wide_supports(experts))
     run_wide_gate_up(launcher, experts, grid);
   else
     run_experts<2>(launcher, experts, grid);
 }
 
 void run_down(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* grid) {
-  if (experts.rows >= kWideFrom && wide_supports(experts))
+  if (experts.rows == 1 && one_row_supports_down(launcher, experts))
+    run_one_row_down(launcher, experts);
+  else if (experts.rows >= kWideFrom && wide_supports(experts))
     run_wide_down(launcher, experts, grid);
   else
     run_experts<1>(launcher, experts, grid);

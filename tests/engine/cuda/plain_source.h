@@ -21,6 +21,7 @@ class PlainSource final : public cuda::TensorSource {
   const ModelFile& model() const override { return *model_; }
   const LayerRange& range() const override { return range_; }
   int device() const override { return 0; }
+  bool in_device_memory() const override { return true; }
   Result<DeviceTensor> tensor(std::string_view name) const override;
   Result<void> read_back(std::string_view name, std::uint64_t offset,
                          std::span<std::byte> out) const override;
