@@ -1,7 +1,7 @@
-// What decoding one row on a GPU is made of: the time of single products at DeepSeek V4 Flash's
-// sizes, launch behind launch over weights that no cache has, beside that of a kernel that only
-// reads them; and other ways to multiply (cuda_matvec_variants.h), which have to give the same
-// bits.
+// The time of single products of one row at DeepSeek V4 Flash's sizes, launch behind launch over
+// weights that no cache has, beside that of a kernel that only reads them: by the engine's kernels
+// for one row (engine/cuda/kernels/one_row.h), by those for few rows, and in other shapes
+// (cuda_matvec_variants.h), which all have to give the same bits.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -111,21 +111,24 @@ struct OneProduct {
     check(cudaMemcpy(bits.data(), result, result_bytes, cudaMemcpyDeviceToHost), "copy");
     return bits;
   }
+  /// As the engine runs it, and as it does where one_row.h supports nothing.
   void present(const char* what, const Run& run) {
     wanted = result_of(run, turns - 1);
     measure(what, run, true);
+    variant("the same, by the kernels for few rows", [&](Launcher& launcher, std::uint32_t turn) {
+      launcher.device_weights = false;
+      run(launcher, turn);
+    });
   }
-  template <typename Work>
-  void variant(const Way<Work>& way, const Run& run) const {
-    measure(fmt::format("  {}", way.name), run,
-            !way.multiplies || result_of(run, turns - 1) == wanted);
+  void variant(const char* what, const Run& run, bool multiplies = true) const {
+    measure(what, run, !multiplies || result_of(run, turns - 1) == wanted);
   }
 
  private:
-  void measure(const std::string& what, const Run& run, bool same) const {
+  void measure(const char* what, const Run& run, bool same) const {
     const double us = microseconds(run, turns);
     const Run again = [&](Launcher& launcher, std::uint32_t) { run(launcher, 0); };
-    report(what, us, bytes,
+    report(fmt::format("  {}", what), us, bytes,
            fmt::format("same weights again {:6.2f} us{}", microseconds(again, turns),
                        same ? "" : "  DIFFERS"));
   }
@@ -174,7 +177,7 @@ void q8(const Weights& weights, const char* name, std::uint32_t count, std::uint
   };
   fmt::print("{}: {} x ({} x {}), Q8_0\n", name, count, rows, cols);
   OneProduct product{static_cast<double>(kSlotBytes), kSlots, y, rows * count * sizeof(float)};
-  product.present("  run_products", [=, &weights](Launcher& launcher, std::uint32_t turn) {
+  product.present("run_products", [=, &weights](Launcher& launcher, std::uint32_t turn) {
     std::vector<Product> products;
     for (std::uint32_t i = 0; i < count; ++i) {
       Product one{weights.q8_matrix(turn * kSlotBytes + i * (kSlotBytes / count), rows, cols)};
@@ -183,10 +186,10 @@ void q8(const Weights& weights, const char* name, std::uint32_t count, std::uint
     }
     run_products(launcher, products, 1, weights.grid);
   });
-  for (const Way<Q8Products>& way : q8_ways())
-    product.variant(way, [&](Launcher& launcher, std::uint32_t turn) {
-      way.run(launcher, list(turn), weights.grid);
-    });
+  for (const Q8Way& way : q8_ways())
+    product.variant(
+        way.name, [&](Launcher& launcher, std::uint32_t turn) { way.run(launcher, list(turn)); },
+        way.multiplies);
 }
 
 struct Experts {
@@ -238,28 +241,20 @@ void experts(const Weights& weights) {
   const auto bytes = [&](const ExpertStack& stack, const DeviceMatrix& shared) {
     return static_cast<double>(stack.stride * Experts::kUsed + shared.rows * shared.row_bytes);
   };
-  const auto variants = [&](const OneProduct& product, auto ways) {
-    for (const Way<ExpertProducts>& way : ways)
-      product.variant(way, [&](Launcher& launcher, std::uint32_t turn) {
-        way.run(launcher, all.turn[turn], weights.grid);
-      });
-  };
   fmt::print("gate and up: 6 x 2 x (2048 x 4096), IQ2_XXS; shared 2 x (2048 x 4096), Q8_0\n");
   OneProduct gate_up{2 * bytes(e.gate, e.shared_gate), Experts::kTurns, e.hidden,
                      (Experts::kUsed + 1) * Experts::kFfn * sizeof(__half)};
-  gate_up.present("  run_gate_up", [&](Launcher& launcher, std::uint32_t turn) {
+  gate_up.present("run_gate_up", [&](Launcher& launcher, std::uint32_t turn) {
     cuda::run_gate_up(launcher, all.turn[turn], weights.grid);
   });
-  variants(gate_up, gate_up_ways());
 
   // Behind gate and up, whose results are still there.
   fmt::print("down: 6 x (4096 x 2048), Q2_K; shared 4096 x 2048, Q8_0\n");
   OneProduct down{bytes(e.down, e.shared_down), Experts::kTurns, e.down_out,
                   (Experts::kUsed + 1) * Experts::kE * sizeof(float)};
-  down.present("  run_down", [&](Launcher& launcher, std::uint32_t turn) {
+  down.present("run_down", [&](Launcher& launcher, std::uint32_t turn) {
     cuda::run_down(launcher, all.turn[turn], weights.grid);
   });
-  variants(down, down_ways());
 }
 
 void reads(const Weights& weights) {
@@ -286,11 +281,11 @@ int main(int argc, char** argv) {
     fmt::print(
         help ? stdout : stderr,
         "usage: cuda_matvec_bench [--help]\n\n"
-        "Times the products of one row at DeepSeek V4 Flash's sizes, as they are and in other "
-        "ways.\n"
+        "Times the products of one row at DeepSeek V4 Flash's sizes: by the engine's kernels for\n"
+        "one row, by those for few rows, and in other shapes.\n"
         "Needs 5 GB of device memory and some seconds. Launches follow one another as in a step;\n"
         "shares are of the plain read's rate. The same weights again may lie in the GPU's cache.\n"
-        "DIFFERS marks a way whose result has other bits than the present kernel's.\n");
+        "DIFFERS marks a result that has other bits than the first one's.\n");
     return help ? 0 : 2;
   }
   cudaDeviceProp device{};
