@@ -247,7 +247,6 @@ void experts(const Weights& weights) {
   gate_up.present("run_gate_up", [&](Launcher& launcher, std::uint32_t turn) {
     cuda::run_gate_up(launcher, all.turn[turn], weights.grid);
   });
-
   // Behind gate and up, whose results are still there.
   fmt::print("down: 6 x (4096 x 2048), Q2_K; shared 4096 x 2048, Q8_0\n");
   OneProduct down{bytes(e.down, e.shared_down), Experts::kTurns, e.down_out,
