@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cassert>
+#include <functional>
+#include <iterator>
 
 namespace ds4::agent {
 namespace {
@@ -50,7 +52,28 @@ void BatchQueue::push(wire::WorkFrame frame, std::chrono::steady_clock::time_poi
 }
 
 void BatchQueue::push_close(std::uint64_t session) {
+  drop_unwanted(session);
   append(session, Close{});
+}
+
+/// What a fork of the session waits for is wanted still.
+void BatchQueue::drop_unwanted(std::uint64_t session) {
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end()) return;
+  Line& line = found->second;
+  const auto last_fork = std::find_if(line.rbegin(), line.rend(), [](const Entry& entry) {
+    return std::holds_alternative<wire::ForkItem>(entry);
+  });
+  const auto is_piece = [](const Entry& entry) { return std::holds_alternative<Piece>(entry); };
+  const bool head_goes = last_fork == line.rend() && is_piece(line.front());
+  const auto rest = std::stable_partition(last_fork.base(), line.end(), std::not_fn(is_piece));
+  for (auto piece = rest; piece != line.end(); ++piece)
+    waiting_rows_ -= rows_of(std::get<Piece>(*piece));
+  line.erase(rest, line.end());
+  if (!head_goes) return;
+  std::erase(decodes_, session);
+  std::erase(prefills_, session);
+  enlist(session);
 }
 
 void BatchQueue::push_fork(const wire::ForkItem& fork) {

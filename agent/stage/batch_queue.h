@@ -40,6 +40,7 @@ class BatchQueue {
 
   /// `frame.streams` must be empty or have a whole number of floats for each of its rows.
   void push(wire::WorkFrame frame, std::chrono::steady_clock::time_point arrived = {});
+  /// Takes along the session's work that waits, but for what one of its forks waits for.
   void push_close(std::uint64_t session);
   /// Waits for the source's work that came before it; the target's work that comes after waits for
   /// it.
@@ -51,7 +52,7 @@ class BatchQueue {
   std::uint32_t waiting_decodes() const { return static_cast<std::uint32_t>(decodes_.size()); }
   bool has_work_for(std::uint64_t session) const { return sessions_.contains(session); }
 
-  /// The sessions whose closing has no work before it any more, in order of their turn.
+  /// The sessions whose closing has nothing before it any more, in order of their turn.
   std::vector<std::uint64_t> take_closes();
   /// The forks whose source has no work before them any more. What the targets have waiting may
   /// run from here on.
@@ -69,6 +70,7 @@ class BatchQueue {
   using Line = std::deque<Entry>;
 
   void append(std::uint64_t session, Entry entry);
+  void drop_unwanted(std::uint64_t session);
   /// Puts the session into the turn its head belongs to, or forgets it when nothing waits.
   void enlist(std::uint64_t session);
   void release_target(const wire::ForkItem& fork);

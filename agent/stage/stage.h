@@ -10,9 +10,11 @@
 //
 // An item may be run in parts, so the last stage may acknowledge positions inside an item before
 // its end, and only the end brings the token. Within a session everything happens in the order of
-// submission, closings included. An item that fails (kMismatch: this stage does not hold the prefix
-// it continues) answers its entry with an ErrorFrame and costs its session the cache here: later
-// items fail the same way until one begins at position 0. Other sessions do not notice.
+// submission; only a closing takes the session's waiting work along, since nobody will ask for it:
+// a prompt that its user has cancelled does not hold up the others'. An item that fails (kMismatch:
+// this stage does not hold the prefix it continues) answers its entry with an ErrorFrame and costs
+// its session the cache here: later items fail the same way until one begins at position 0. Other
+// sessions do not notice.
 //
 // Thread rule: all public calls from the main loop's thread.
 #include <chrono>

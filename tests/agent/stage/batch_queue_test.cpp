@@ -176,20 +176,59 @@ TEST(BatchQueue, ABatchFitsOneFrame) {
   EXPECT_EQ(items, 3000U);
 }
 
-TEST(BatchQueue, AClosingWaitsForTheWorkBeforeIt) {
+TEST(BatchQueue, AClosingTakesTheWorkBeforeItAlongAndBarsWhatFollows) {
   BatchQueue queue(4);
-  push(queue, {item(1, 0, 6)});
+  push(queue, {item(1, 0, 6), item(3, 0, 1), item(1, 6, 1)});
+  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{3, 1}, Rows{1, 3}));
+  EXPECT_EQ(queue.waiting_rows(), 4U);
   queue.push_close(1);
   queue.push_close(2);
+  EXPECT_EQ(queue.waiting_rows(), 0U);
   push(queue, {item(1, 0, 2)});
-  EXPECT_THAT(queue.take_closes(), ElementsAre(2));
-  queue.take_batch();
-  EXPECT_THAT(queue.take_closes(), IsEmpty());
-  queue.take_batch();
-  EXPECT_THAT(queue.take_batch(), IsEmpty());  // the closing bars what follows
-  EXPECT_THAT(queue.take_closes(), ElementsAre(1));
+  EXPECT_THAT(queue.take_batch(), IsEmpty());
+  EXPECT_THAT(queue.take_closes(), ElementsAre(1, 2));
   EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 2}));
   EXPECT_TRUE(queue.empty());
+  EXPECT_EQ(queue.waiting_rows(), 0U);
+}
+
+TEST(BatchQueue, AClosedSessionsPlaceInTheTurnsGoesToTheOthers) {
+  BatchQueue queue(4);
+  push(queue, {item(1, 0, 9), item(2, 0, 9), item(3, 5, 1), item(4, 5, 1)});
+  queue.push_close(1);
+  queue.push_close(3);
+  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{4, 1}, Rows{2, 3}));
+  EXPECT_THAT(queue.take_closes(), ElementsAre(1, 3));
+}
+
+TEST(BatchQueue, AClosingLeavesWhatAForkWaitsFor) {
+  BatchQueue queue(8);
+  push(queue, {item(1, 0, 6)});
+  queue.push_fork({1, 2, 0, 6, 0});
+  push(queue, {item(1, 6, 3), item(2, 6, 1)});
+  queue.push_close(1);
+  EXPECT_EQ(queue.waiting_rows(), 7U);
+  EXPECT_THAT(queue.take_closes(), IsEmpty());
+  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 6}));
+  EXPECT_THAT(queue.take_closes(), IsEmpty());
+  EXPECT_EQ(queue.take_forks().size(), 1U);
+  EXPECT_THAT(queue.take_closes(), ElementsAre(1));
+  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{2, 1}));
+  EXPECT_TRUE(queue.empty());
+}
+
+TEST(BatchQueue, AClosingOfAForksTargetStillLetsTheForkBeTaken) {
+  BatchQueue queue(8);
+  push(queue, {item(1, 0, 6)});
+  queue.push_fork({1, 2, 0, 6, 0});
+  push(queue, {item(2, 6, 4)});
+  queue.push_close(2);
+  EXPECT_THAT(shape(queue.take_batch()), ElementsAre(Rows{1, 6}));
+  EXPECT_THAT(queue.take_closes(), IsEmpty());
+  EXPECT_EQ(queue.take_forks().size(), 1U);
+  EXPECT_THAT(queue.take_closes(), ElementsAre(2));
+  EXPECT_TRUE(queue.empty());
+  EXPECT_EQ(queue.waiting_rows(), 0U);
 }
 
 TEST(BatchQueue, ClosingTwiceIsTakenTwice) {
