@@ -7,6 +7,8 @@
 // single row of activations, for which six of the instruction's eight columns would be empty: there
 // lane t has all 32 columns of group t of four, gives eight of them at a time, and every group has
 // two columns of the result to itself (multiply.cuh). No lane then does what another one does.
+// Where a call has a single row, one_row.cuh goes a third way if sizes allow it: without the matrix
+// instruction.
 //
 // Blocks lie in shared memory as in formats.cuh: `row` has the alignment that it has in the file, 4
 // for Q8_0, Q4_K and Q2_K, 2 for IQ2_XXS. `chunk`, `block` and `quad` count 32, 256 and 128 columns
