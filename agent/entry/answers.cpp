@@ -102,6 +102,7 @@ void Entry::Impl::replay(Session& session) {
 
 void Entry::Impl::lose_all_caches() {
   closes_owed.clear();
+  closes_sent.clear();
   for (const auto& [id, session] : by_id) forget_cache(*session);
 }
 
@@ -114,6 +115,7 @@ void Entry::Impl::end_all(ipc::Status status, const std::string& sentence) {
 void Entry::Impl::route(const RouteView& view) {
   if (stopped) return;
   const bool changed = view.serial != serial;
+  if (ready && !view.ready) owe_closes_sent();
   ready = view.ready;
   state = view.state;
   serial = view.serial;
@@ -130,7 +132,7 @@ void Entry::Impl::route(const RouteView& view) {
     }
     return;
   }
-  for (const std::uint64_t route_id : std::exchange(closes_owed, {})) port.send_close(route_id);
+  for (const std::uint64_t route_id : std::exchange(closes_owed, {})) send_close(route_id);
   if (!changed) return;
   for (const auto& [key, session] : requests) {
     if (session->answering->phase != Answering::Phase::kPaused) feed(*session);

@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <cassert>
+#include <utility>
 
 #include "agent/entry/entry_impl.h"
 
 namespace ds4::agent {
 namespace {
+
+constexpr std::chrono::seconds kCloseMayBeLost{10};
+constexpr std::size_t kMostClosesSent = 4096;
 
 EntryConfig sane(EntryConfig config) {
   config.prefill_chunk = std::clamp(config.prefill_chunk, 1U, wire::kMaxFrameTokens);
@@ -118,10 +122,23 @@ void Entry::Impl::append(Session& session, std::span<const std::int32_t> tokens)
 // ---- caches ----------------------------------------------------------------------------------
 
 void Entry::Impl::send_close(std::uint64_t route_id) {
-  if (ready) {
-    port.send_close(route_id);
-  } else {
+  if (!ready) {
     closes_owed.push_back(route_id);
+    return;
+  }
+  port.send_close(route_id);
+  closes_sent.push_back({route_id, now});
+  while (closes_sent.size() > kMostClosesSent || now - closes_sent.front().when > kCloseMayBeLost) {
+    closes_sent.pop_front();
+  }
+}
+
+/// The link that failed may have been failing for a while, and what was sent in that time is lost.
+/// A lost closing would leave caches at the stages behind until their memory is used up; to close
+/// twice does nothing.
+void Entry::Impl::owe_closes_sent() {
+  for (const SentClose& sent : std::exchange(closes_sent, {})) {
+    if (now - sent.when <= kCloseMayBeLost) closes_owed.push_back(sent.route_id);
   }
 }
 

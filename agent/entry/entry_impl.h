@@ -1,6 +1,7 @@
 #pragma once
 // Internal to agent/entry: the state machine. What clients ask is in requests.cpp, what the route
 // answers in answers.cpp, and what both need (feeding and ending) in entry.cpp.
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -98,6 +99,7 @@ struct Entry::Impl {
   void append(Session& session, std::span<const std::int32_t> tokens);
   std::uint64_t next_id();
   void send_close(std::uint64_t route_id);
+  void owe_closes_sent();
   std::uint32_t context_for(const Session& session) const;
 
   const EntryConfig config;
@@ -131,6 +133,11 @@ struct Entry::Impl {
   std::map<UserId, User> users;  // those with sessions
   std::size_t users_answering = 0;
   std::vector<std::uint64_t> closes_owed;  // to the route once it is ready again
+  struct SentClose {
+    std::uint64_t route_id;
+    std::chrono::steady_clock::time_point when;
+  };
+  std::deque<SentClose> closes_sent;  // of late, in order; some may have been lost
 };
 
 }  // namespace ds4::agent

@@ -320,6 +320,37 @@ TEST(EntryRoute, ClosingsWaitForTheRouteTheyConcern) {
   EXPECT_EQ(bench.port.closed.size(), 1U);
 }
 
+/// What was sent while the link was failing may have been lost.
+TEST(EntryRoute, ClosingsFromBeforeALinkFailedAreSentAgain) {
+  using namespace std::chrono_literals;
+  Bench bench;
+  const auto start = std::chrono::steady_clock::time_point{1h};
+  bench.entry.on_time(start);
+  const std::uint64_t early = bench.kept_session(1, 1, {1});
+  const std::uint64_t late = bench.kept_session(1, 2, {1});
+  bench.close(1, 3, early);
+  const auto closed_early = bench.port.closed;
+  bench.entry.on_time(start + 1min);
+  bench.close(1, 4, late);
+  ASSERT_EQ(bench.port.closed.size(), 2U);
+  const auto closed = std::exchange(bench.port.closed, {});
+  bench.entry.on_time(start + 1min + 2s);
+  bench.route(1, false, "gone", ipc::RouteState::kDegraded);
+  EXPECT_TRUE(bench.port.closed.empty());
+  bench.route(1);
+  ASSERT_EQ(bench.port.closed.size(), 1U) << "the one of a minute ago has arrived";
+  EXPECT_TRUE(closed.contains(*bench.port.closed.begin()));
+  EXPECT_FALSE(closed_early.contains(*bench.port.closed.begin()));
+  bench.port.closed.clear();
+  bench.route(1, false, "gone again", ipc::RouteState::kDegraded);
+  bench.route(1);
+  EXPECT_EQ(bench.port.closed.size(), 1U) << "nor is it sure that the second one has";
+  bench.route(1, false, "gone", ipc::RouteState::kDegraded);
+  bench.port.closed.clear();
+  bench.route(2);
+  EXPECT_TRUE(bench.port.closed.empty()) << "another route has no such session";
+}
+
 TEST(EntryRoute, ChunksInFlightOfIdleSessionsAreNotAwaitedForEver) {
   EntryConfig config = small_config();
   config.tokens_in_flight = 20;
