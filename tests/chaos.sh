@@ -148,9 +148,14 @@ main() {
   wait "${running[@]}"
   # Sessions of an entry that was killed are forgotten after a minute.
   wait_until_settled 120 || settled=false
-  for name in "${nodes[@]}"; do after[$name]=$(held "$name"); done
+  # So are connections that a peer's silence has ended: their heartbeats time out.
+  for _ in {1..60}; do
+    for name in "${nodes[@]}"; do after[$name]=$(held "$name"); done
+    growth=$(report_growth) && grown=0 && break
+    grown=1
+    sleep 0.5
+  done
   count_answers "$generations"
-  growth=$(report_growth) || grown=1
   printf '{"generations":%d,"equal":%d,"faults":{"kill":%d,"stop":%d,"partition":%d,"entry":%d},' \
     "$generations" "$equal" "${faults[kill]}" "${faults[stop]}" "${faults[partition]}" "${faults[entry]}"
   printf '"lost":%d,"repeated":%d,"different":%d,"sessions_gone":%s,%s,"seconds":%d}\n' \

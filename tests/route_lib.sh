@@ -169,11 +169,14 @@ held = lambda s: s["sessions"] + s["kv_bytes"] + s["stage"]["stored_sessions"] +
 sys.exit(not (len(nodes) == 3 and all(n["state"] == "ready" and held(n) == 0 for n in nodes)))'
 }
 
-# wait_until_settled SECONDS
+# wait_until_settled SECONDS: 1, and what the agents say of themselves, if they do not settle.
 wait_until_settled() {
   local end=$((SECONDS + $1))
   until settled; do
-    ((SECONDS < end)) || return 1
+    if ((SECONDS >= end)); then
+      ctl status --json >&2
+      return 1
+    fi
     sleep 0.5
   done
 }
