@@ -5,4 +5,4 @@ set(DS4_CUDA_SLICE_SOURCES
   kernels/attention.cu kernels/wide_attention.cu kernels/routing.cu kernels/sampling.cu
   kernels/quantise.cu
   kernels/wide_products.cu kernels/wide_halves.cu kernels/wide_entering.cu
-  kernels/one_row_products.cu kernels/one_row_gate_up.cu kernels/one_row_down.cu)
+  kernels/one_row_products.cu kernels/few_rows_gate_up.cu kernels/few_rows_down.cu)

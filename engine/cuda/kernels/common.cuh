@@ -112,6 +112,14 @@ inline bool fits_shared(std::size_t bytes) {
   return bytes <= static_cast<std::size_t>(most);
 }
 
+/// Of the current device.
+inline std::uint32_t multiprocessors() {
+  int device = 0, count = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return static_cast<std::uint32_t>(count > 0 ? count : 1);
+}
+
 /// Remembers the first error in `launcher`; launches nothing behind one.
 template <typename... Params, typename... Args>
 void launch(Launcher& launcher, void (*kernel)(Params...), dim3 grid, unsigned threads,

@@ -16,9 +16,9 @@
 namespace ds4::cuda {
 
 /// By a whole warp, one of whose lanes has called expect().
-__device__ __forceinline__ void wait_for_bytes(PhaseBarrier& barrier) {
+__device__ __forceinline__ void wait_for_bytes(PhaseBarrier& barrier, std::uint32_t phase = 0) {
   __syncwarp();
-  barrier.wait(0);
+  barrier.wait(phase);
 }
 __device__ __forceinline__ float half_bits(std::uint32_t low) {
   return __half2float(__ushort_as_half(static_cast<unsigned short>(low)));
@@ -65,6 +65,10 @@ class Q8Chunks {
     barrier.expect(kBytes);
     for (int c = 0; c < kChunks; ++c)
       barrier.bulk_copy(place + c * kChunkBytes, address_of(c), kChunkBytes);
+  }
+  /// Those that somebody has started to copy to `place`.
+  __device__ __forceinline__ void find(std::uint8_t* place) {
+    words_ = reinterpret_cast<std::uint32_t*>(place);
   }
   /// `column`: the first of the lane's 64. Leaves the sums of the chunks' segments at `sums`
   /// [kChunks][kChunkSegments].
@@ -167,17 +171,23 @@ __device__ __forceinline__ void load_group(const std::int8_t* plane, std::uint32
   x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
 }
 
-/// Of one row's entry. Groups are as many as entries, unless the token has an expert twice.
+/// The expert of an entry, by a whole warp.
 __device__ __forceinline__ std::uint32_t expert_of(const ExpertProducts& e, std::uint32_t entry) {
-  const std::uint32_t count = *e.groups.count, expert = e.groups.expert[entry];
-  if (count == e.used) return expert;
+  const std::uint32_t count = *e.groups.count;
+  // A group for each entry, unless two rows share an expert or a row has one twice.
+  if (count == e.rows * e.used) return e.groups.expert[entry];
   std::uint32_t group = 0;
-  while (group + 1 < count && e.groups.begin[group + 1] <= entry) ++group;
-  return e.groups.expert[group];
+  for (std::uint32_t i = threadIdx.x % kWarp; i < count; i += kWarp)
+    if (e.groups.begin[i] <= entry) group = i;
+  return e.groups.expert[__reduce_max_sync(kFullWarp, group)];
 }
 
 // What the host asks --------------------------------------------------------------------------
 
+/// few_rows.h says why.
+inline bool has_few_entries(const ExpertProducts& e) {
+  return e.rows == 1 || e.rows * e.used <= e.n_expert / 2;
+}
 /// `bytes`: the shared memory of sixteen warps.
 inline bool one_row_has_room(const Launcher& launcher, std::size_t bytes) {
   return launcher.device_weights && fits_shared(bytes);

@@ -1,7 +1,7 @@
 #pragma once
 // Products with a single row of activations, as a session decodes that is alone: what
-// run_products(), run_gate_up() and run_down() of launch.h give, bit for bit, in kernels that
-// one_row.cuh explains. What they do not support is left to products.cu.
+// run_products() of launch.h gives, bit for bit, in kernels that one_row.cuh explains. What they do
+// not support is left to products.cu.
 //
 // All of them have the copy engine read weights, at addresses that are multiples of 16 bytes, and
 // ask for launcher.device_weights: such reads of the host's memory were never tried. And sixteen
@@ -19,15 +19,5 @@ namespace ds4::cuda {
 bool one_row_supports(const Launcher& launcher, const Product& product);
 /// `products`: supported ones, up to kMostProducts, whose columns agree.
 void run_one_row(Launcher& launcher, std::span<const Product> products);
-
-/// `experts.rows` is 1. Gate and up in IQ2_XXS of 4,096 columns and a multiple of 32 rows, the
-/// shared expert's in Q8_0. A token may have an expert twice.
-bool one_row_supports_gate_up(const Launcher& launcher, const ExpertProducts& experts);
-void run_one_row_gate_up(Launcher& launcher, const ExpertProducts& experts,
-                         const std::uint16_t* iq2_grid);
-/// `experts.rows` is 1. Down in Q2_K of 2,048 columns and a multiple of 128 rows, the shared
-/// expert's in Q8_0.
-bool one_row_supports_down(const Launcher& launcher, const ExpertProducts& experts);
-void run_one_row_down(Launcher& launcher, const ExpertProducts& experts);
 
 }  // namespace ds4::cuda

@@ -13,6 +13,10 @@ class PhaseBarrier {
   __device__ void init(unsigned arrivals) {
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address()), "r"(arrivals) : "memory");
   }
+  /// By who has called init(), before the copy engine arrives.
+  __device__ static void show_to_copies() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
   __device__ void arrive() {
     asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(address()) : "memory");
   }
@@ -20,11 +24,15 @@ class PhaseBarrier {
   __device__ void arrive_behind_copies() {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(address()) : "memory");
   }
-  /// In init()'s place, for one use: by one thread, which then starts bulk_copy()s of so many bytes
-  /// in all.
+  /// In init()'s place: by one thread, which then starts bulk_copy()s of so many bytes in all;
+  /// their end is that of phase 0.
   __device__ void expect(std::uint32_t bytes) {
     init(1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    show_to_copies();
+    expect_more(bytes);
+  }
+  /// The same for the next phase, once everybody has seen the last one's end.
+  __device__ void expect_more(std::uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(address()), "r"(bytes)
                  : "memory");
   }
@@ -53,6 +61,12 @@ class PhaseBarrier {
 
   std::uint64_t state_;
 };
+
+/// By every thread that has used shared memory which the copy engine writes to next; all must meet
+/// before it is asked to.
+__device__ __forceinline__ void leave_to_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 /// Among `threads` threads of a block; `which` 1..15 names the meeting.
 __device__ __forceinline__ void meet(unsigned which, unsigned threads) {

@@ -1,6 +1,6 @@
 // Products of matrices with few activation rows: one launch for several matrices of one length, and
-// the two launches of the experts. wide_products.h has those for many rows, and one_row.h those
-// that read most for a single row.
+// the two launches of the experts. wide_products.h has those for many rows, one_row.h those that
+// read most for a single row, and few_rows.h experts that have few each.
 //
 // A block is eight warps. Where a row has eight segments or more, all work on one tile of sixteen
 // rows; else several tiles share a block. Blocks take some tiles more where that saves a second
@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "engine/cuda/kernels/few_rows.h"
 #include "engine/cuda/kernels/multiply.cuh"
 #include "engine/cuda/kernels/one_row.h"
 #include "engine/cuda/kernels/wide_products.h"
@@ -111,12 +112,7 @@ __device__ __forceinline__ void with_tile(std::uint32_t type, const Vectors* vec
 }
 
 std::uint32_t blocks_at_once() {
-  static const std::uint32_t count = [] {
-    int device = 0, n = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, device);
-    return static_cast<std::uint32_t>(std::max(n, 1) * kBlocksAtOnce);
-  }();
+  static const std::uint32_t count = multiprocessors() * kBlocksAtOnce;
   return count;
 }
 
@@ -336,12 +332,17 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
+enum class Which { kAll, kShared };
+
 template <int kMatrices>
-void run_experts(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* grid) {
+void run_experts(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* grid,
+                 Which which = Which::kAll) {
   const DeviceMatrix& routed = kMatrices == 1 ? experts.down.first : experts.gate.first;
   const DeviceMatrix& shared = kMatrices == 1 ? experts.shared_down : experts.shared_gate;
-  const std::uint32_t groups = std::min(experts.rows * experts.used, experts.n_expert) + 1;
-  const bool vectors = needs_vectors(routed.type) || needs_vectors(shared.type);
+  const bool all = which == Which::kAll;
+  const std::uint32_t groups =
+      all ? std::min(experts.rows * experts.used, experts.n_expert) + 1 : 1;
+  const bool vectors = (all && needs_vectors(routed.type)) || needs_vectors(shared.type);
   const auto with = [&]<int NQ>() {
     ExpertList list{experts, Split::of(routed.cols), grid};
     list.vectors_bytes = vectors ? sizeof(Vectors) : 0;
@@ -446,21 +447,19 @@ void run_products(Launcher& launcher, std::span<const Product> products, std::ui
 }
 
 void run_gate_up(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* grid) {
-  if (experts.rows == 1 && one_row_supports_gate_up(launcher, experts))
-    run_one_row_gate_up(launcher, experts, grid);
-  else if (experts.rows >= kWideFrom && wide_supports(experts))
-    run_wide_gate_up(launcher, experts, grid);
-  else
-    run_experts<2>(launcher, experts, grid);
+  if (experts.rows >= kWideFrom && wide_supports(experts))
+    return run_wide_gate_up(launcher, experts, grid);
+  if (!few_rows_supports_gate_up(launcher, experts)) return run_experts<2>(launcher, experts, grid);
+  if (experts.rows > 1) run_experts<2>(launcher, experts, grid, Which::kShared);
+  run_few_rows_gate_up(launcher, experts, grid);
 }
 
 void run_down(Launcher& launcher, const ExpertProducts& experts, const std::uint16_t* grid) {
-  if (experts.rows == 1 && one_row_supports_down(launcher, experts))
-    run_one_row_down(launcher, experts);
-  else if (experts.rows >= kWideFrom && wide_supports(experts))
-    run_wide_down(launcher, experts, grid);
-  else
-    run_experts<1>(launcher, experts, grid);
+  if (experts.rows >= kWideFrom && wide_supports(experts))
+    return run_wide_down(launcher, experts, grid);
+  if (!few_rows_supports_down(launcher, experts)) return run_experts<1>(launcher, experts, grid);
+  if (experts.rows > 1) run_experts<1>(launcher, experts, grid, Which::kShared);
+  run_few_rows_down(launcher, experts);
 }
 
 }  // namespace ds4::cuda

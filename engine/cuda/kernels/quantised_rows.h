@@ -64,6 +64,15 @@ struct QuantisedRows {
     return at;
   }
 
+  /// The row of that number, without its sums.
+  DS4_HOST_DEVICE QuantisedRows only_row(std::size_t row) const {
+    QuantisedRows at;
+    at.hi = hi + row * stride, at.lo = lo + row * stride;
+    at.scale = scale + row * (stride / kQuantColumns);
+    at.stride = stride;
+    return at;
+  }
+
   /// The same rows from `column` on, a multiple of 32 (of 256 where sums are wanted).
   QuantisedRows from_column(std::uint32_t column) const {
     QuantisedRows at = *this;

@@ -222,16 +222,10 @@ __global__ void __launch_bounds__(kThreads, 1) wide_kernel(const __grid_constant
     consume<Tiles>(tiles, shared);
 }
 
-std::uint32_t processors() {
-  int device = 0, count = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  return static_cast<std::uint32_t>(count);
-}
-
 template <class Tiles>
 void run(Launcher& launcher, const Tiles& tiles) {
-  launch(launcher, wide_kernel<Tiles>, dim3(processors()), kThreads, sizeof(WideShared), 1, tiles);
+  launch(launcher, wide_kernel<Tiles>, dim3(multiprocessors()), kThreads, sizeof(WideShared), 1,
+         tiles);
 }
 
 bool needs_vectors(const DeviceMatrix& weights) {

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "engine/cuda/kernels/few_rows.h"
 #include "engine/cuda/kernels/one_row.h"
 #include "engine/quant/iq2_xxs.h"
 #include "engine/quant/quant.h"
@@ -154,13 +155,15 @@ TEST_F(OneRow, ExpertsAreThoseOfTwoRows) {
     e.groups = {count, d_expert, d_begin, d_entry_row, nullptr, nullptr};
     e.hidden = hidden, e.down_out = down;
     if (rows == 1) {
-      EXPECT_TRUE(cuda::one_row_supports_gate_up(launcher_, e));
-      EXPECT_TRUE(cuda::one_row_supports_down(launcher_, e));
-      cuda::run_one_row_gate_up(launcher_, e, grid_);
-      cuda::run_one_row_down(launcher_, e);
+      EXPECT_TRUE(cuda::few_rows_supports_gate_up(launcher_, e));
+      EXPECT_TRUE(cuda::few_rows_supports_down(launcher_, e));
+      cuda::run_gate_up(launcher_, e, grid_);
+      cuda::run_few_rows_down(launcher_, e);
     } else {
+      launcher_.device_weights = false;
       cuda::run_gate_up(launcher_, e, grid_);
       cuda::run_down(launcher_, e, grid_);
+      launcher_.device_weights = true;
     }
     finish();
     return Out{hidden.read(), down.read()};
@@ -179,6 +182,45 @@ TEST_F(OneRow, ExpertsAreThoseOfTwoRows) {
   expect_same(two, 0, twice, 0);
   expect_same(two, 2, twice, 1);
   expect_same(two, 2, twice, 2);
+}
+
+/// Four rows, of which one, two, three and all have the same expert of many.
+TEST_F(OneRow, ExpertsOfFewRowsAreThoseOfOtherKernels) {
+  using enum TensorType;
+  constexpr std::uint32_t kE = 4096, kFfn = 2048, kGroups = 5, kUsed = 3, kRows = 4;
+  const Rows x(*this, kE, kRows);
+  cuda::ExpertProducts e;
+  e.gate = stack(kIQ2_XXS, kFfn, kE, kGroups), e.up = stack(kIQ2_XXS, kFfn, kE, kGroups);
+  e.down = stack(kQ2_K, kE, kFfn, kGroups);
+  e.shared_gate = matrix(kQ8_0, kFfn, kE), e.shared_up = matrix(kQ8_0, kFfn, kE);
+  e.shared_down = matrix(kQ8_0, kE, kFfn);
+  e.rows = kRows, e.used = kUsed, e.n_expert = 2 * kRows * kUsed, e.limit = 2;
+  e.x = x.halves, e.x_integers = x.integers;
+  using Numbers = std::vector<std::uint32_t>;
+  const OnDevice<std::uint32_t> count(Numbers{kGroups}), expert(Numbers{4, 1, 0, 3, 2}),
+      begin(Numbers{0, 1, 3, 6, 10, 12}), entry_row(Numbers{2, 0, 3, 1, 2, 0, 0, 1, 2, 3, 3, 1});
+  e.groups = {count, expert, begin, entry_row, nullptr, nullptr};
+  const OnDevice<__half> hidden(std::size_t{kRows} * (kUsed + 1) * kFfn);
+  const OnDevice<float> down(std::size_t{kRows} * (kUsed + 1) * kE);
+  e.hidden = hidden, e.down_out = down;
+  const auto run = [&](bool device_weights) {
+    EXPECT_EQ(cudaMemset(e.hidden, 0xFF, hidden.read().size() * sizeof(__half)), cudaSuccess);
+    EXPECT_EQ(cudaMemset(e.down_out, 0xFF, down.read().size() * sizeof(float)), cudaSuccess);
+    launcher_.device_weights = device_weights;
+    EXPECT_EQ(cuda::few_rows_supports_gate_up(launcher_, e), device_weights);
+    EXPECT_EQ(cuda::few_rows_supports_down(launcher_, e), device_weights);
+    cuda::run_gate_up(launcher_, e, grid_);
+    cuda::run_down(launcher_, e, grid_);
+    finish();
+    return std::pair(hidden.read(), down.read());
+  };
+  const auto ours = run(true), others = run(false);
+  EXPECT_TRUE(same(ours.first, 0, others.first, 0, ours.first.size()));
+  EXPECT_TRUE(same(ours.second, 0, others.second, 0, ours.second.size()));
+  e.rows = kRows + 1;  // more than half as many entries as experts
+  launcher_.device_weights = true;
+  EXPECT_FALSE(cuda::few_rows_supports_gate_up(launcher_, e));
+  EXPECT_FALSE(cuda::few_rows_supports_down(launcher_, e));
 }
 
 /// `data`: an address, of nothing.

@@ -1,6 +1,8 @@
-// Down of one row's experts: the routed in Q2_K, the shared one in Q8_0.
+// Down of few rows' experts, the routed in Q2_K, every entry by itself: where two rows share an
+// expert, its weights are in the GPU's cache for the second. The shared one, of a single row, in
+// Q8_0.
+#include "engine/cuda/kernels/few_rows.h"
 #include "engine/cuda/kernels/one_row.cuh"
-#include "engine/cuda/kernels/one_row.h"
 
 namespace ds4::cuda {
 namespace {
@@ -103,7 +105,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   const std::uint32_t rows = e.down.first.rows, cols = e.down.first.cols;
   const bool is_shared = blockIdx.x < shared_blocks;
   const std::uint32_t blocks = rows / kRows;
-  const std::uint32_t entry = is_shared ? e.used : (blockIdx.x - shared_blocks) / blocks;
+  const std::uint32_t entry = is_shared ? e.rows * e.used : (blockIdx.x - shared_blocks) / blocks;
   Q8Chunks<kChunks> chunks;
   if (is_shared)
     chunks.start(memory.weights[warp], barrier[warp], [&](std::uint32_t c) {
@@ -113,12 +115,14 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   wait_for_predecessor();
   const std::uint32_t first =
       ((blockIdx.x - shared_blocks) % blocks * kWarps + warp) * (kUnits * kUnitRows);
-  if (!is_shared && lane == 0) {
-    barrier[warp].expect(kBytes);
-    barrier[warp].bulk_copy(
-        memory.weights[warp],
-        e.down.first.data + expert_of(e, entry) * e.down.stride + first * e.down.first.row_bytes,
-        kBytes);
+  if (!is_shared) {
+    const std::uint32_t expert = expert_of(e, entry);
+    if (lane == 0) {
+      barrier[warp].expect(kBytes);
+      barrier[warp].bulk_copy(
+          memory.weights[warp],
+          e.down.first.data + expert * e.down.stride + first * e.down.first.row_bytes, kBytes);
+    }
   }
   const QuantisedRows x = QuantisedRows::place(memory.hidden, 1, cols);
   for (std::uint32_t i = warp; i < cols / kSumBlockColumns; i += kWarps) {
@@ -151,18 +155,19 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 
 }  // namespace
 
-bool one_row_supports_down(const Launcher& launcher, const ExpertProducts& e) {
+bool few_rows_supports_down(const Launcher& launcher, const ExpertProducts& e) {
   const DeviceMatrix& like = e.down.first;
-  return one_row_reads(like, TensorType::kQ2_K) &&
+  return has_few_entries(e) && one_row_reads(like, TensorType::kQ2_K) &&
          one_row_reads(e.shared_down, TensorType::kQ8_0) && like.cols == kCols &&
          like.rows % kRows == 0 && e.down.stride % 16 == 0 &&
          one_row_has_room(launcher, 2 * sizeof(Memory));
 }
 
-void run_one_row_down(Launcher& launcher, const ExpertProducts& e) {
-  const std::uint32_t rows = e.down.first.rows, shared_blocks = rows / (kWarps * kChunks);
-  launch(launcher, down_kernel, dim3(shared_blocks + rows / kRows * e.used), kWarps * kWarp,
-         sizeof(Memory), 1, e, shared_blocks);
+void run_few_rows_down(Launcher& launcher, const ExpertProducts& e) {
+  const std::uint32_t rows = e.down.first.rows;
+  const std::uint32_t shared_blocks = e.rows == 1 ? rows / (kWarps * kChunks) : 0;
+  launch(launcher, down_kernel, dim3(shared_blocks + rows / kRows * e.rows * e.used),
+         kWarps * kWarp, sizeof(Memory), 1, e, shared_blocks);
 }
 
 }  // namespace ds4::cuda
