@@ -92,7 +92,7 @@ struct Memory {
 /// Addresses in shared memory.
 constexpr std::uint32_t kTableAt = VectorTable::kAlign;
 constexpr std::uint32_t kMemoryAt = kTableAt + VectorTable::kBytes;
-/// What the driver keeps at the beginning, at most: blocks that have more trap.
+/// What the driver keeps at the beginning, at most.
 constexpr std::uint32_t kBaseAt = 1024;
 constexpr std::uint32_t kSlotsBefore = (kTableAt - kBaseAt) / kSlotBytes;
 constexpr std::uint32_t kEnd =
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, 1)
   let_successor_start();
   const std::uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const std::uint32_t base_at = shared_address(base);
-  if (base_at > kBaseAt) __trap();
+  if (base_at > kBaseAt) __trap();  // base_is_known() has looked
   auto& memory = *reinterpret_cast<Memory*>(base + (kMemoryAt - base_at));
   std::uint8_t* place = warp < kSlotsBefore ? base + (kBaseAt - base_at) + warp * kSlotBytes
                                             : memory.weights[warp - kSlotsBefore];
@@ -285,6 +285,14 @@ __global__ void __launch_bounds__(kWarps* kWarp, 1)
   }
 }
 
+bool base_is_known() {
+  int device = 0, kept = 0;
+  cudaGetDevice(&device);
+  return cudaDeviceGetAttribute(&kept, cudaDevAttrReservedSharedMemoryPerBlock, device) ==
+             cudaSuccess &&
+         kept >= 0 && static_cast<std::uint32_t>(kept) <= kBaseAt;
+}
+
 }  // namespace
 
 bool few_rows_supports_gate_up(const Launcher& launcher, const ExpertProducts& e) {
@@ -295,7 +303,7 @@ bool few_rows_supports_gate_up(const Launcher& launcher, const ExpertProducts& e
   return shared && has_few_entries(e) && one_row_reads(like, TensorType::kIQ2_XXS) &&
          one_row_reads(e.up.first, TensorType::kIQ2_XXS) && like.cols == kCols &&
          like.rows % kUnitRows == 0 && e.gate.stride % 16 == 0 && e.up.stride % 16 == 0 &&
-         one_row_has_room(launcher, kEnd);
+         one_row_has_room(launcher, kEnd) && base_is_known();
 }
 
 void run_few_rows_gate_up(Launcher& launcher, const ExpertProducts& e,
