@@ -1,6 +1,6 @@
 // The time of single products of one row at DeepSeek V4 Flash's sizes, launch behind launch over
 // weights that no cache has, beside that of a kernel that only reads them: by the engine's kernels
-// for one row (engine/cuda/kernels/one_row.h), by those for few rows, and in other shapes
+// (engine/cuda/kernels/one_row.h, few_rows.h), by those of products.cu, and in other shapes
 // (cuda_matvec_variants.h), which all have to give the same bits.
 #include <fmt/format.h>
 
@@ -111,11 +111,11 @@ struct OneProduct {
     check(cudaMemcpy(bits.data(), result, result_bytes, cudaMemcpyDeviceToHost), "copy");
     return bits;
   }
-  /// As the engine runs it, and as it does where one_row.h supports nothing.
+  /// As the engine runs it, and as it does where one_row.h and few_rows.h support nothing.
   void present(const char* what, const Run& run) {
     wanted = result_of(run, turns - 1);
     measure(what, run, true);
-    variant("the same, by the kernels for few rows", [&](Launcher& launcher, std::uint32_t turn) {
+    variant("the same, by the kernels of products.cu", [&](Launcher& launcher, std::uint32_t turn) {
       launcher.device_weights = false;
       run(launcher, turn);
     });
@@ -281,7 +281,7 @@ int main(int argc, char** argv) {
         help ? stdout : stderr,
         "usage: cuda_matvec_bench [--help]\n\n"
         "Times the products of one row at DeepSeek V4 Flash's sizes: by the engine's kernels for\n"
-        "one row, by those for few rows, and in other shapes.\n"
+        "one row, by those of products.cu, and in other shapes.\n"
         "Needs 5 GB of device memory and some seconds. Launches follow one another as in a step;\n"
         "shares are of the plain read's rate. The same weights again may lie in the GPU's cache.\n"
         "DIFFERS marks a result that has other bits than the first one's.\n");

@@ -22,9 +22,8 @@ constexpr std::uint32_t kHalves = kCols / kChunkCols;  // of a row of the shared
 constexpr std::uint32_t kSharedBytes = 2 * kHalves * kChunkBytes;
 constexpr std::uint32_t kSlotBytes = std::max(2 * kMatrixBytes, kSharedBytes);
 
-/// Eight weights are eight nibbles: which of the magnitudes 8, 25 and 43, and 4 more if it is
-/// negative. Entry n is two rows of 32 copies: vector n, and (below 128) the pattern n of signs. It
-/// lies at an address whose lower 16 bits are n times 256, so that an instruction makes an address.
+/// Entry n is two rows of 32 copies: vector n, and (below 128) the pattern n of signs. It lies at
+/// an address whose lower 16 bits are n times 256, so that an instruction makes an address.
 class VectorTable {
  public:
   static constexpr std::uint32_t kBytes = 256 * kIq2Vectors, kAlign = 1 << 16;
@@ -36,7 +35,7 @@ class VectorTable {
     for (std::uint32_t i = threadIdx.x; i < 2 * kIq2Vectors; i += blockDim.x) {
       const std::uint32_t n = i / 2;
       if (i % 2 != 0 && n >= 128) continue;
-      const std::uint32_t entry = i % 2 == 0 ? magnitudes(grid[n]) : signs(n);
+      const std::uint32_t entry = i % 2 == 0 ? magnitude_nibbles(grid[n]) : sign_nibbles(n);
       // Lanes begin at different copies, or they would all meet in the same banks.
       for (std::uint32_t c = 0; c < 8; ++c)
         reinterpret_cast<uint4*>(place + 128 * i)[(c + i) % 8] =
@@ -46,7 +45,6 @@ class VectorTable {
   /// Vector kVector of a group, `q` being its eight bytes.
   template <std::uint32_t kVector>
   __device__ __forceinline__ uint2 vector(const uint2& q) const {
-    constexpr std::uint32_t kPlus = 0x002B1908u, kMinus = 0x00D5E7F8u;  // 8 25 43
     constexpr std::uint32_t kNumberAt = 8;
     std::uint32_t at, sign_at = q.y, n, sign;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(at) : "r"(q.x), "r"(lane_), "n"(0x7604 | kVector << 4));
@@ -60,24 +58,12 @@ class VectorTable {
     n |= sign;
     // No nibble has its highest bit, which __byte_perm() would clear first.
     uint2 v;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v.x) : "r"(kPlus), "r"(kMinus), "r"(n));
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v.y) : "r"(kPlus), "r"(kMinus), "r"(n >> 16));
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v.x) : "r"(kIq2Plus), "r"(kIq2Minus), "r"(n));
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v.y) : "r"(kIq2Plus), "r"(kIq2Minus), "r"(n >> 16));
     return v;
   }
 
  private:
-  __device__ __forceinline__ static std::uint32_t magnitudes(std::uint32_t n) {
-    n = (n | n << 8) & 0x00FF00FFu;
-    n = (n | n << 4) & 0x0F0F0F0Fu;
-    return (n | n << 2) & 0x33333333u;
-  }
-  __device__ __forceinline__ static std::uint32_t signs(std::uint32_t pattern) {
-    std::uint32_t n = pattern | (__popc(pattern) & 1) << 7;
-    n = (n | n << 12) & 0x000F000Fu;
-    n = (n | n << 6) & 0x03030303u;
-    return ((n | n << 3) & 0x11111111u) << 2;
-  }
-
   const std::uint32_t lane_;
 };
 

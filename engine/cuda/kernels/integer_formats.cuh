@@ -18,8 +18,25 @@
 
 namespace ds4::cuda {
 
-/// What IQ2_XXS looks up. Eight weights are eight nibbles: which of the magnitudes 8, 25 and 43,
-/// and 4 more if it is negative. With a copy for each lane no two lanes ever meet in a bank.
+// A vector of IQ2_XXS as nibbles: which of the magnitudes 8, 25 and 43, and 4 more if it is
+// negative.
+/// Of an entry of the grid, the magnitudes.
+__device__ __forceinline__ std::uint32_t magnitude_nibbles(std::uint32_t n) {
+  n = (n | n << 8) & 0x00FF00FFu;
+  n = (n | n << 4) & 0x0F0F0F0Fu;
+  return (n | n << 2) & 0x33333333u;
+}
+/// Of seven signs, of which the eighth follows.
+__device__ __forceinline__ std::uint32_t sign_nibbles(std::uint32_t pattern) {
+  std::uint32_t n = pattern | (__popc(pattern) & 1) << 7;
+  n = (n | n << 12) & 0x000F000Fu;
+  n = (n | n << 6) & 0x03030303u;
+  return ((n | n << 3) & 0x11111111u) << 2;
+}
+/// What a nibble stands for, byte by byte.
+inline constexpr std::uint32_t kIq2Plus = 0x002B1908u, kIq2Minus = 0x00D5E7F8u;
+
+/// What IQ2_XXS looks up. With a copy for each lane no two lanes ever meet in a bank.
 template <std::uint32_t kCount>
 struct SignedVectors {
   std::uint32_t magnitudes[kIq2Vectors][kCount];
@@ -28,17 +45,10 @@ struct SignedVectors {
   /// By all threads of a block; they must meet before the tables are read.
   __device__ void fill(const std::uint16_t* grid) {
     for (std::uint32_t i = threadIdx.x; i < kIq2Vectors * kCount; i += blockDim.x) {
-      std::uint32_t n = grid[i / kCount];
-      n = (n | n << 8) & 0x00FF00FFu;
-      n = (n | n << 4) & 0x0F0F0F0Fu;
-      magnitudes[0][i] = (n | n << 2) & 0x33333333u;
+      magnitudes[0][i] = magnitude_nibbles(grid[i / kCount]);
     }
     for (std::uint32_t i = threadIdx.x; i < 128 * kCount; i += blockDim.x) {
-      const std::uint32_t pattern = i / kCount;
-      std::uint32_t n = pattern | (__popc(pattern) & 1) << 7;
-      n = (n | n << 12) & 0x000F000Fu;
-      n = (n | n << 6) & 0x03030303u;
-      signs[0][i] = ((n | n << 3) & 0x11111111u) << 2;
+      signs[0][i] = sign_nibbles(i / kCount);
     }
   }
   /// Eight weights: the number of their vector and the pattern of their signs, each in bits 7.. .
@@ -54,9 +64,8 @@ struct SignedVectors {
 
  private:
   __device__ __forceinline__ static uint2 signed_bytes(std::uint32_t nibbles) {
-    constexpr std::uint32_t kPlus = 0x002B1908u, kMinus = 0x00D5E7F8u;  // 8 25 43
-    return make_uint2(__byte_perm(kPlus, kMinus, nibbles),
-                      __byte_perm(kPlus, kMinus, nibbles >> 16));
+    return make_uint2(__byte_perm(kIq2Plus, kIq2Minus, nibbles),
+                      __byte_perm(kIq2Plus, kIq2Minus, nibbles >> 16));
   }
   /// The entry whose number stands in bits kFrom.. of `word`: a mask, and a shift that also adds.
   template <std::uint32_t kFrom, std::uint32_t kMost>
